@@ -1,0 +1,44 @@
+//! Why a chunk could not be had.
+
+use blob_storage::BackendError;
+use rafs_codec::CodecError;
+use rafs_merkle::DigestMismatch;
+use std::path::PathBuf;
+
+/// Why a chunk, or the cache itself, could not be had. Names the blob and the chunk.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages name the fields")]
+pub enum CacheError {
+    #[error("fetching chunk {chunk} of blob {blob}")]
+    Backend {
+        blob: String,
+        chunk: u32,
+        #[source]
+        source: BackendError,
+    },
+    #[error("decoding chunk {chunk} of blob {blob}")]
+    Codec {
+        blob: String,
+        chunk: u32,
+        #[source]
+        source: CodecError,
+    },
+    #[error("verifying chunk {chunk} of blob {blob}")]
+    Digest {
+        blob: String,
+        chunk: u32,
+        #[source]
+        source: DigestMismatch,
+    },
+    #[error("fetch of chunk {chunk} of blob {blob} was abandoned")]
+    Abandoned { blob: String, chunk: u32 },
+    #[error("cache file {path}")]
+    Disk {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("blob {blob}: {what} is not supported")]
+    Unsupported { blob: String, what: &'static str },
+}

@@ -1,0 +1,1 @@
+//! `nydus-image create`: one source to one bootstrap and at most one blob.

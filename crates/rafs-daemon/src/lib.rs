@@ -1,0 +1,3 @@
+//! `nydusd` as a library: configuration, mounts, signals. No globals: two daemons fit in one process.
+
+pub mod config;

@@ -1,0 +1,64 @@
+//! One data blob as a bootstrap describes it: blob table entry and device slot in one value.
+
+use crate::{BlobFeatures, BlobId, Cipher, Compressor, Digest, DigestAlgorithm};
+
+/// One data blob as a bootstrap describes it. Sizes and offsets in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// Name of the blob.
+    pub id: BlobId,
+    /// Largest chunk, a power of two from 4 KiB to 16 MiB; the same for all blobs of an image.
+    pub chunk_size: u32,
+    /// Chunks in the blob, 1 to 2^24.
+    pub chunk_count: u32,
+    /// Compression of its chunks.
+    pub compressor: Compressor,
+    /// Digest of its chunks.
+    pub digester: DigestAlgorithm,
+    /// What the blob holds besides chunks.
+    pub features: BlobFeatures,
+    /// See [`Blob::data_end`] for what it means in which kind of blob.
+    pub compressed_size: u64,
+    /// Size of the decompressed blob, a multiple of 4096: size of the cache file and of the EROFS device.
+    pub uncompressed_size: u64,
+    /// Where the chunk table lies in the blob.
+    pub meta: BlobMetaLocation,
+    /// Table of contents and its tar header; 0 for none or unknown.
+    pub toc_size: u32,
+    /// SHA-256 of the table of contents and its tar header; zero for unknown.
+    pub toc_digest: Digest,
+    /// Id of the meta blob (SEPARATE) or the key (ENCRYPTED); else zero.
+    pub meta_digest: Digest,
+    /// Size of the meta blob (SEPARATE) or the first 8 bytes of the initial vector (ENCRYPTED).
+    pub meta_size: u64,
+    /// Last 8 bytes of the initial vector (ENCRYPTED).
+    pub cipher_iv: u64,
+    /// Cipher of its chunks.
+    pub cipher: Cipher,
+}
+
+/// Where the chunk table of a blob lies in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlobMetaLocation {
+    /// Compression of the table.
+    pub compressor: Compressor,
+    /// First byte of the stored table in the blob.
+    pub compressed_offset: u64,
+    /// Length as stored.
+    pub compressed_size: u64,
+    /// Length after decompression: 16 bytes per chunk, or 24 and more.
+    pub uncompressed_size: u64,
+}
+
+impl Blob {
+    /// One past the last byte of chunk data in the blob: no chunk may end behind it. docs/format.md, "Sizes".
+    pub fn data_end(&self) -> u64 {
+        if self.features.contains(BlobFeatures::SEPARATE)
+            || !self.features.contains(BlobFeatures::CAP_TAR_TOC)
+        {
+            return self.compressed_size;
+        }
+        let header = if self.features.contains(BlobFeatures::HAS_TAR_HEADER) { 512 } else { 0 };
+        self.meta.compressed_offset.saturating_sub(header)
+    }
+}

@@ -1,0 +1,80 @@
+//! Names of things: blobs by id, data by digest, inodes by number.
+
+use crate::FormatError;
+use std::fmt;
+
+/// 32 bytes of BLAKE3 or SHA-256 over plaintext.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Name of a blob, normally the SHA-256 of its bytes in hex: 1 to 64 bytes that are safe as a file name.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlobId(Box<str>);
+
+impl BlobId {
+    /// Longest id, in bytes.
+    pub const MAX: usize = 64;
+
+    /// An id from outside. Refused: empty, over 64 bytes, a leading dot, `/`, NUL, control characters or blanks, since ids
+    /// become file names and URLs.
+    pub fn new(id: &str) -> Result<Self, FormatError> {
+        let problem = if id.is_empty() {
+            "is empty"
+        } else if id.len() > Self::MAX {
+            "is over 64 bytes"
+        } else if id.starts_with('.') {
+            "starts with a dot"
+        } else if id.chars().any(|c| c == '/' || c == '\\' || c.is_control() || c.is_whitespace()) {
+            "holds a slash, a blank or a control character"
+        } else {
+            return Ok(Self(id.into()));
+        };
+        Err(FormatError::Name { what: "blob id", name: id.chars().take(80).collect(), problem })
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BlobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for BlobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Address of an inode: its byte offset in the metadata area, in units of 32 bytes (EROFS "node id").
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Nid(pub u64);
+
+impl Nid {
+    /// First byte of the inode in a bootstrap whose metadata area starts at byte `meta_start`; `None` on overflow.
+    pub fn byte_offset(self, meta_start: u64) -> Option<u64> {
+        self.0.checked_mul(32)?.checked_add(meta_start)
+    }
+}
+
+impl fmt::Display for Nid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

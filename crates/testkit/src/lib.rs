@@ -1,0 +1,1 @@
+//! Reference models, generators and failing readers for tests. Never a normal dependency.
