@@ -1,2 +1,61 @@
-//! Placeholder.
-fn main() {}
+//! `nydus-image`: command line in, one call of `rafs-builder`, exit code out.
+//!
+//! Results go to standard output, everything else to standard error. A failure is one line there, `Error: <what>: <why>`,
+//! and exit code 1; a wrong command line is exit code 2.
+
+mod args;
+mod create;
+mod log;
+mod tools;
+
+use args::{Cli, Command};
+use clap::{CommandFactory, Parser};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = log::start(cli.log_level, cli.log_file.as_deref()).and_then(|()| run(&cli));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::FAILURE,
+        Err(error) => {
+            let line = rafs_builder::chain(error.as_ref());
+            // Nothing can be done when standard error is gone as well.
+            let _told = writeln!(io::stderr(), "Error: {line}").is_ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Has the reader of our standard output gone? Then there is nobody to complain to.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Does what the command line says.
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    if cli.version {
+        return Ok(io::stdout().write_all(tools::version_text().as_bytes())?);
+    }
+    match &cli.command {
+        Some(Command::Create(args)) => create::run(args),
+        Some(Command::Check(args)) => tools::check(args),
+        Some(Command::Inspect(args)) => tools::inspect(args),
+        Some(Command::Unpack(args)) => tools::unpack(args),
+        Some(Command::Merge(_)) => later("merge"),
+        Some(Command::Export(_)) => later("export"),
+        Some(Command::Compact(_)) => later("compact"),
+        Some(Command::Optimize(_)) => later("optimize"),
+        Some(Command::Chunkdict(_)) => later("chunkdict"),
+        Some(Command::Stat(_)) => later("stat"),
+        // Integrators rely on success here.
+        None => Ok(writeln!(io::stdout(), "{}", Cli::command().render_usage())?),
+    }
+}
+
+/// The answer to a subcommand that comes later.
+fn later(name: &str) -> anyhow::Result<()> {
+    anyhow::bail!("{name} is not supported by this version yet")
+}

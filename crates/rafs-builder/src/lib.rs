@@ -2,5 +2,28 @@
 //!
 //! Building is a bounded pipeline: one thread reads the source, all cores hash and compress chunks, one collector writes the
 //! blob in source order. The output is the same bytes whatever the number of threads. Outputs appear whole (temporary file, fsync, rename) or not at all.
+//!
+//! The other way round, [`open`] finds bootstrap and blobs, [`data`] turns stored chunks into verified bytes, and [`check`],
+//! [`inspect`] and [`unpack`] stand on both.
 
+pub mod check;
 pub mod create;
+pub mod data;
+pub mod inspect;
+pub mod open;
+pub mod unpack;
+
+/// An error and its causes on one line, each said once: an error whose text already holds its cause does not repeat it.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = next.source();
+    }
+    line
+}

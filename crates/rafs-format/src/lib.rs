@@ -21,6 +21,7 @@ pub mod id;
 pub mod inode;
 pub mod layout;
 pub mod read;
+pub mod toc;
 pub mod tree;
 pub mod write;
 pub mod xattr;

@@ -1,0 +1,160 @@
+//! The command line: names, defaults and rules that integrators rely on. Decides nothing.
+
+use crate::create::CreateArgs;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Converts container layers to RAFS images and checks, inspects and unpacks RAFS images.
+#[derive(Debug, Parser)]
+#[command(name = "nydus-image", disable_version_flag = true, args_override_self = false)]
+pub struct Cli {
+    /// Write the log to this file, not to standard error; `.log` is added to a name without extension.
+    #[arg(short = 'L', long, value_name = "PATH", global = true)]
+    pub log_file: Option<PathBuf>,
+    /// Least severe messages that are logged.
+    #[arg(short = 'l', long, value_enum, default_value_t = LogLevel::Info, global = true)]
+    pub log_level: LogLevel,
+    /// Print what this program was built from.
+    #[arg(short = 'V', long, action = ArgAction::SetTrue)]
+    pub version: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Severity of log messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// Subcommands. Those of later versions are known, so that using them is told from a typing error.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build an image from a layer or a directory.
+    Create(Box<CreateArgs>),
+    /// Check that an image is sound, with --data every chunk of its blobs.
+    Check(CheckArgs),
+    /// Show what an image holds.
+    Inspect(InspectArgs),
+    /// Turn an image back into a tar or a directory.
+    Unpack(UnpackArgs),
+    /// Lay the images of layers over each other.
+    #[command(hide = true)]
+    Merge(Later),
+    /// Write an image as a block device.
+    #[command(hide = true)]
+    Export(Later),
+    /// Rewrite blobs that are mostly unused.
+    #[command(hide = true)]
+    Compact(Later),
+    /// Collect chunks to prefetch in a blob.
+    #[command(hide = true)]
+    Optimize(Later),
+    /// Make a chunk dictionary.
+    #[command(hide = true)]
+    Chunkdict(Later),
+    /// Show statistics of images.
+    #[command(hide = true)]
+    Stat(Later),
+}
+
+/// Arguments of a subcommand that this version does not have.
+#[derive(Debug, Args)]
+pub struct Later {
+    /// Anything.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub rest: Vec<OsString>,
+}
+
+/// Which bootstrap.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct BootstrapArgs {
+    /// Bootstrap file, or a blob with its bootstrap inside.
+    #[arg(value_name = "BOOTSTRAP")]
+    pub positional: Option<PathBuf>,
+    /// The same as BOOTSTRAP.
+    #[arg(short = 'B', long = "bootstrap", value_name = "BOOTSTRAP")]
+    pub option: Option<PathBuf>,
+}
+
+/// Where blobs are. Exactly one of these where data is needed.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// Directory with one file per blob, named by its id.
+    #[arg(short = 'D', long, value_name = "DIR")]
+    pub blob_dir: Option<PathBuf>,
+    /// Configuration file with the backend of the blobs.
+    #[arg(short = 'C', long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub bootstrap: BootstrapArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Read every blob and check every chunk against its digest.
+    #[arg(long)]
+    pub data: bool,
+    /// List all inodes and chunks.
+    #[arg(short = 'v', long)]
+    pub verbose: bool,
+    /// Write the result to this file as JSON.
+    #[arg(short = 'J', long, value_name = "FILE")]
+    pub output_json: Option<PathBuf>,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    pub bootstrap: BootstrapArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Answer this request and exit; `help` lists them.
+    #[arg(short = 'R', long, value_name = "REQUEST")]
+    pub request: Option<String>,
+}
+
+/// Arguments of `unpack`.
+#[derive(Debug, Args)]
+pub struct UnpackArgs {
+    #[command(flatten)]
+    pub bootstrap: BootstrapArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// File that serves every blob of the image.
+    #[arg(short = 'b', long, value_name = "FILE", conflicts_with = "blob_dir")]
+    pub blob: Option<PathBuf>,
+    /// Write a tar to this file or pipe; `-` for standard output.
+    #[arg(long, value_name = "TAR", required_unless_present = "output_dir", conflicts_with = "output_dir")]
+    pub output: Option<PathBuf>,
+    /// Write the files into this directory, which must be new or empty.
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// Kind of backend that has the blobs.
+    #[arg(long, value_name = "TYPE", value_parser = ["localdisk", "oss", "s3", "registry", "http-proxy"])]
+    pub backend_type: Option<String>,
+    /// Configuration of the backend, JSON.
+    #[arg(long, value_name = "JSON", conflicts_with = "backend_config_file")]
+    pub backend_config: Option<String>,
+    /// File with the configuration of the backend, JSON.
+    #[arg(long, value_name = "FILE")]
+    pub backend_config_file: Option<PathBuf>,
+}
+
+impl BootstrapArgs {
+    /// The file, whichever way it was given.
+    pub fn path(&self) -> PathBuf {
+        self.positional.clone().or_else(|| self.option.clone()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,122 @@
+//! The log: one line per message, `[YYYY-MM-DD HH:MM:SS.ffffff +00:00] LEVEL text`, coloured only on a terminal.
+
+use crate::args::LogLevel;
+use anyhow::Context;
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// Sends messages from `level` on to `file`, or to standard error.
+pub fn start(level: LogLevel, file: Option<&Path>) -> anyhow::Result<()> {
+    let builder = tracing_subscriber::fmt().with_max_level(severity(level));
+    match file.map(with_extension) {
+        None => {
+            let ansi = io::stderr().is_terminal();
+            builder.with_ansi(ansi).event_format(Line).with_writer(io::stderr).init();
+        }
+        Some(path) => {
+            let file = OpenOptions::new().create(true).append(true).open(&path);
+            let file = file.with_context(|| format!("cannot open log file {}", path.display()))?;
+            builder.with_ansi(false).event_format(Line).with_writer(Mutex::new(file)).init();
+        }
+    }
+    Ok(())
+}
+
+/// `path`, with `.log` where it has no extension.
+fn with_extension(path: &Path) -> PathBuf {
+    if path.extension().is_some() { path.to_path_buf() } else { path.with_extension("log") }
+}
+
+fn severity(level: LogLevel) -> Level {
+    match level {
+        LogLevel::Trace => Level::TRACE,
+        LogLevel::Debug => Level::DEBUG,
+        LogLevel::Info => Level::INFO,
+        LogLevel::Warn => Level::WARN,
+        LogLevel::Error => Level::ERROR,
+    }
+}
+
+/// The form of one message.
+struct Line;
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let level = *event.metadata().level();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        write!(out, "[{}] ", timestamp(now.as_secs(), now.subsec_micros()))?;
+        match colour(level).filter(|_| out.has_ansi_escapes()) {
+            Some(code) => write!(out, "\x1b[{code}m{level}\x1b[0m ")?,
+            None => write!(out, "{level} ")?,
+        }
+        context.field_format().format_fields(out.by_ref(), event)?;
+        writeln!(out)
+    }
+}
+
+/// Terminal colour of a level; none for ordinary messages.
+fn colour(level: Level) -> Option<u8> {
+    match level {
+        Level::ERROR => Some(31),
+        Level::WARN => Some(33),
+        _ => None,
+    }
+}
+
+/// A time in UTC as `YYYY-MM-DD HH:MM:SS.ffffff +00:00`.
+fn timestamp(seconds: u64, micros: u32) -> String {
+    let (year, month, day) = date(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{micros:06} +00:00")
+}
+
+/// Year, month and day of a day counted from 1970-01-01. Years are counted from March here, so that the leap day is the
+/// last of its year and months have lengths that one formula gives.
+fn date(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468; // from 0000-03-01
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    (era * 400 + year + next, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(timestamp(0, 0), "1970-01-01 00:00:00.000000 +00:00");
+        assert_eq!(timestamp(951_782_400, 5), "2000-02-29 00:00:00.000005 +00:00");
+        assert_eq!(timestamp(1_709_251_199, 0), "2024-02-29 23:59:59.000000 +00:00");
+        assert_eq!(timestamp(1_709_251_200, 0), "2024-03-01 00:00:00.000000 +00:00");
+        assert_eq!(timestamp(4_107_542_399, 999_999), "2100-02-28 23:59:59.999999 +00:00");
+        assert_eq!(timestamp(4_107_542_400, 0), "2100-03-01 00:00:00.000000 +00:00");
+    }
+
+    #[test]
+    fn log_files_get_an_extension() {
+        assert_eq!(with_extension(Path::new("a/x")), Path::new("a/x.log"));
+        assert_eq!(with_extension(Path::new("a/x.txt")), Path::new("a/x.txt"));
+    }
+}

@@ -1,0 +1,583 @@
+//! `nydus-image check`: is the bootstrap sound, and with data, is every chunk of every blob what the bootstrap says.
+//!
+//! Structure is checked by `rafs-format` in one walk. Data is checked on all cores in memory that does not grow with the
+//! image: each thread holds one run of chunks. Problems are collected, not only the first one reported, and a bad chunk is
+//! reported with a file that uses it.
+
+use crate::data::{self, BadChunk, BlobError, ChunkError, ChunkReader};
+use crate::open::{BlobFile, BlobSource, Image};
+use blob_storage::BackendError;
+use rafs_codec::{CodecError, Decoder};
+use rafs_format::blob_meta::{self, Header};
+use rafs_format::check::{Summary, Visit};
+use rafs_format::{
+    Blob, BlobFeatures, BlobId, Bootstrap, Chunk, ChunkFlags, ChunkIndex, FileType, FormatError, SuperFlags,
+};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Most problems kept; the others are counted.
+pub const MAX_PROBLEMS: usize = 100;
+/// Bytes of a blob hashed at a time.
+const HASH_STEP: u64 = 4 << 20;
+
+/// Why a check could not be finished, or found the structure broken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages name the fields")]
+pub enum CheckError {
+    #[error("bootstrap {} is not valid", path.display())]
+    Structure { path: PathBuf, source: FormatError },
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error("cannot write the result")]
+    Output(#[from] io::Error),
+}
+
+/// Something wrong with the data of an image.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages name the fields")]
+pub enum Problem {
+    #[error("cannot open blob")]
+    Open { source: BlobError },
+    #[error("blob {blob} cannot be read")]
+    Read { blob: BlobId, source: BackendError },
+    #[error("blob {blob} is {found} bytes long, the bootstrap says {expected}")]
+    Size { blob: BlobId, found: u64, expected: u64 },
+    #[error("blob {blob} has the SHA-256 {found}, which should be its id")]
+    Id { blob: BlobId, found: String },
+    #[error("chunk table of blob {blob} at {at:#x} + {size:#x}")]
+    Table { blob: BlobId, at: u64, size: u64, source: TableError },
+    #[error("blob {blob}, chunk {index} at {at:#x} + {size:#x}{}", used_by.as_ref().map(|path| format!(", used by {:?}", OsStr::from_bytes(path))).unwrap_or_default())]
+    Chunk { blob: BlobId, index: u32, at: u64, size: u32, used_by: Option<Vec<u8>>, source: ChunkError },
+}
+
+/// What is wrong with the chunk table that a blob carries.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages name the fields")]
+pub enum TableError {
+    #[error("it cannot be read")]
+    Read { source: BackendError },
+    #[error("it is not valid")]
+    Format { source: FormatError },
+    #[error("it does not decode")]
+    Decode { source: CodecError },
+    #[error("its entry {index} says {what} {found:#x}, the bootstrap {expected:#x}")]
+    Entry { index: u32, what: &'static str, found: u64, expected: u64 },
+    #[error("it has {entries} entries, the bootstrap uses chunk {index}")]
+    Short { index: u32, entries: usize },
+}
+
+/// Result of checking the data of an image.
+#[derive(Debug, Default)]
+pub struct DataReport {
+    /// Chunks looked at.
+    pub chunks: u64,
+    /// Their bytes, uncompressed.
+    pub bytes: u64,
+    /// The first [`MAX_PROBLEMS`] problems, in the order of blobs and chunks.
+    pub problems: Vec<Problem>,
+    /// Problems beyond those.
+    pub more: u64,
+}
+
+/// Walks the whole tree and checks it. Errors: the first thing wrong, with the file's name.
+pub fn structure(image: &Image) -> Result<Summary, CheckError> {
+    rafs_format::check::check(image.bootstrap(), &mut |_| Ok::<(), FormatError>(()))
+        .map_err(|source| CheckError::Structure { path: image.path().to_path_buf(), source })
+}
+
+/// Prints one line per inode and per chunk, in depth-first pre-order, checking the tree on the way.
+pub fn list(image: &Image, out: &mut dyn Write) -> Result<Summary, CheckError> {
+    let bootstrap = image.bootstrap();
+    // The chunk table of a tarfs image holds nothing, so its chunks cannot be described.
+    let tarfs = bootstrap.superblock().flags.contains(SuperFlags::TARFS);
+    let index = if tarfs { None } else { Some(ChunkIndex::build(bootstrap)?) };
+    let mut number = 0;
+    rafs_format::check::check(bootstrap, &mut |visit| {
+        number += 1;
+        list_inode(bootstrap, visit, number, out)?;
+        match &index {
+            Some(index) if visit.inode.file_type == FileType::Regular => {
+                list_chunks(bootstrap, index, visit, out)
+            }
+            _ => Ok(()),
+        }
+    })
+}
+
+/// Prints the line of one inode.
+fn list_inode(
+    bootstrap: &Bootstrap<Vec<u8>>,
+    visit: &Visit<'_>,
+    number: u64,
+    out: &mut dyn Write,
+) -> Result<(), CheckError> {
+    let inode = &visit.inode;
+    let (kind, children, link) = match inode.file_type {
+        FileType::Directory => ("dir", count_children(bootstrap, visit)?, None),
+        FileType::Regular if inode.nlink > 1 => ("hardlink", bootstrap.chunk_count(inode), None),
+        FileType::Regular => ("file", bootstrap.chunk_count(inode), None),
+        FileType::Symlink => ("symlink", 0, Some(OsStr::from_bytes(bootstrap.symlink_target(inode)?))),
+        _ => ("", 0, None),
+    };
+    let path = full_path(visit.path);
+    let name_size = visit.path.last().map_or(1, |name| name.len());
+    writeln!(
+        out,
+        "inode: {kind} {:?}: index {number} ino {ino} real_ino {ino} child_index 0 child_count {children} i_nlink {} \
+         i_size {} i_blocks {} i_name_size {name_size} i_symlink_size {} has_xattr {} link {link:?} i_mtime {} i_mtime_nsec {}",
+        OsStr::from_bytes(&path),
+        inode.nlink,
+        inode.size,
+        inode.size.div_ceil(512),
+        link.map_or(0, OsStr::len),
+        bootstrap.xattrs(inode)?.next().is_some(),
+        inode.mtime_secs,
+        inode.mtime_nanos,
+        ino = inode.nid,
+    )?;
+    Ok(())
+}
+
+/// Entries of a directory without `.` and `..`.
+fn count_children(bootstrap: &Bootstrap<Vec<u8>>, visit: &Visit<'_>) -> Result<u64, FormatError> {
+    let mut children = 0;
+    for entry in bootstrap.dir_entries(&visit.inode, 0)? {
+        children += u64::from(!matches!(entry?.name, b"." | b".."));
+    }
+    Ok(children)
+}
+
+/// Prints the lines of the chunks of one file.
+fn list_chunks(
+    bootstrap: &Bootstrap<Vec<u8>>,
+    index: &ChunkIndex,
+    visit: &Visit<'_>,
+    out: &mut dyn Write,
+) -> Result<(), CheckError> {
+    let chunk_size = u64::from(bootstrap.superblock().chunk_size);
+    for n in 0..bootstrap.chunk_count(&visit.inode) {
+        let chunk = index.resolve(bootstrap, bootstrap.chunk_ref(&visit.inode, n)?)?;
+        write!(
+            out,
+            "\t chunk: id {}, index {}, blob_index {}, file_offset {}, compressed {}/{}, uncompressed {}/{}",
+            chunk.digest,
+            chunk.index,
+            chunk.blob,
+            n.saturating_mul(chunk_size),
+            chunk.compressed_offset,
+            chunk.compressed_size,
+            chunk.uncompressed_offset,
+            chunk.uncompressed_size,
+        )?;
+        if chunk.flags.contains(ChunkFlags::HAS_CRC) {
+            write!(out, ", crc32 0x{:x}", chunk.crc32)?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// Names from the root as one absolute path.
+pub(crate) fn full_path(names: &[&[u8]]) -> Vec<u8> {
+    if names.is_empty() {
+        return b"/".to_vec();
+    }
+    names.iter().flat_map(|name| [b"/".as_slice(), name].concat()).collect()
+}
+
+/// Prints what integrators parse after a successful check: a header line and one line per blob.
+pub fn print_blobs(image: &Image, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "RAFS filesystem metadata is valid, referenced data blobs: ")?;
+    for (index, blob) in image.blobs().iter().enumerate() {
+        writeln!(
+            out,
+            "\t {index}: {}, compressed size {}, uncompressed size {}, chunk size: {}, chunk count: {}, features: {}",
+            blob.id,
+            blob.compressed_size,
+            blob.uncompressed_size,
+            blob.chunk_size,
+            blob.chunk_count,
+            feature_names(blob.features),
+        )?;
+    }
+    Ok(())
+}
+
+/// Names of blob features as `check` and `inspect` print them, in their fixed order.
+pub fn feature_names(features: BlobFeatures) -> String {
+    let names = [
+        (BlobFeatures::ALIGNED, "aligned"),
+        (BlobFeatures::BATCH, "batch"),
+        (BlobFeatures::CAP_TAR_TOC, "cap_toc"),
+        (BlobFeatures::INLINED_CHUNK_DIGEST, "chunk-digest"),
+        (BlobFeatures::CHUNK_INFO_V2, "chunk-v2"),
+        (BlobFeatures::INLINED_FS_META, "fs-meta"),
+        (BlobFeatures::SEPARATE, "separate"),
+        (BlobFeatures::HAS_TAR_HEADER, "tar-header"),
+        (BlobFeatures::HAS_TOC, "toc"),
+        (BlobFeatures::ZRAN, "zran"),
+        (BlobFeatures::ENCRYPTED, "encrypted"),
+        (BlobFeatures::CHUNKDICT_GENERATED, "is-chunkdict-generated"),
+    ];
+    let set: Vec<&str> =
+        names.iter().filter(|(bit, _)| features.contains(*bit)).map(|(_, name)| *name).collect();
+    set.join(" ")
+}
+
+/// What `-J` writes: the schema that integrators read `blobs`, `fs_version` and `compressor` from.
+#[derive(Serialize)]
+struct Output<'a> {
+    version: &'a str,
+    bootstrap: Cow<'a, str>,
+    blobs: Vec<&'a str>,
+    external_bootstrap: &'a str,
+    external_blobs: [&'a str; 0],
+    trace: Trace,
+    fs_version: &'a str,
+    compressor: &'a str,
+}
+
+/// Measurements of a run.
+#[derive(Serialize)]
+struct Trace {
+    consumed_time: ConsumedTime,
+    registered_events: Events,
+}
+
+/// Seconds per phase.
+#[derive(Serialize)]
+struct ConsumedTime {
+    load_tree_from_bootstrap: f64,
+}
+
+/// Counters; a check has none.
+#[derive(Serialize)]
+struct Events {}
+
+/// The result of a check as compact JSON without a newline. `version` is `<describe>-<commit>`, `loading` the time that
+/// loading and walking the tree took.
+pub fn json(image: &Image, version: &str, loading: Duration) -> serde_json::Result<String> {
+    serde_json::to_string(&Output {
+        version,
+        bootstrap: image.path().to_string_lossy(),
+        blobs: image.blobs().iter().map(|blob| blob.id.as_str()).collect(),
+        external_bootstrap: "",
+        external_blobs: [],
+        trace: Trace {
+            consumed_time: ConsumedTime { load_tree_from_bootstrap: loading.as_secs_f64() },
+            registered_events: Events {},
+        },
+        fs_version: "6",
+        compressor: image.bootstrap().superblock().compressor.name(),
+    })
+}
+
+/// Reads every blob of an image whose structure is sound and compares it with the bootstrap: sizes, ids, chunk tables
+/// and every chunk. `threads` is at least 1. Problems are part of the result; an error means that nothing can be said:
+/// a kind of blob that this version cannot read.
+pub fn data(image: &Image, source: &BlobSource, threads: usize) -> Result<DataReport, CheckError> {
+    for blob in image.blobs() {
+        if let Some(kind) = data::unsupported(blob) {
+            return Err(BlobError::Unsupported { id: blob.id.clone(), kind }.into());
+        }
+    }
+    let found = Mutex::new(Found::default());
+    let by_blob = chunks_by_blob(image.bootstrap())?;
+    let mut report = DataReport::default();
+    for ((number, blob), records) in (0u32..).zip(image.blobs()).zip(&by_blob) {
+        match data::open(blob, source) {
+            Ok(file) => check_blob(&OneBlob { image, number, blob, file, records }, threads, &found)?,
+            Err(source) => add(&found, (number, 0), Problem::Open { source }),
+        }
+        report.chunks += records.len() as u64;
+    }
+    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    name_users(image.bootstrap(), &mut found.kept)?;
+    found.kept.sort_by_key(|(place, _)| *place);
+    report.bytes = found.bytes;
+    report.more = found.more;
+    report.problems = found.kept.into_iter().map(|(_, problem)| problem).collect();
+    Ok(report)
+}
+
+/// Problems found so far, by all threads.
+#[derive(Debug, Default)]
+struct Found {
+    /// Where each stands in the report (blob, position), and what it is.
+    kept: Vec<((u32, u64), Problem)>,
+    more: u64,
+    bytes: u64,
+}
+
+/// Keeps `problem` if there is room, else counts it.
+fn add(found: &Mutex<Found>, place: (u32, u64), problem: Problem) {
+    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+    if found.kept.len() < MAX_PROBLEMS {
+        found.kept.push((place, problem));
+    } else {
+        found.more += 1;
+    }
+}
+
+/// Positions in the chunk table, for each blob those of its chunks in order of their index.
+fn chunks_by_blob(bootstrap: &Bootstrap<Vec<u8>>) -> Result<Vec<Vec<(u32, u64)>>, FormatError> {
+    let mut by_blob = vec![Vec::new(); bootstrap.blobs().len()];
+    for record in 0..bootstrap.superblock().chunk_table_records {
+        let chunk = bootstrap.chunk_record(record)?;
+        match usize::try_from(chunk.blob).ok().and_then(|blob| by_blob.get_mut(blob)) {
+            Some(records) => records.push((chunk.index, record)),
+            None => {
+                return Err(FormatError::Value {
+                    what: "blob index of a chunk record",
+                    at: bootstrap.superblock().chunk_table_offset,
+                    found: chunk.blob.into(),
+                    expected: "a blob of the blob table",
+                });
+            }
+        }
+    }
+    by_blob.iter_mut().for_each(|records| records.sort_unstable());
+    Ok(by_blob)
+}
+
+/// One blob during the check.
+struct OneBlob<'a> {
+    image: &'a Image,
+    number: u32,
+    blob: &'a Blob,
+    file: BlobFile,
+    /// (chunk index, position in the chunk table), ascending.
+    records: &'a [(u32, u64)],
+}
+
+/// Chunks a thread takes at a time: enough to make one large request of small chunks.
+const TAKE: usize = 256;
+
+/// Checks one blob with `threads` threads; its digest is computed beside its chunks.
+fn check_blob(one: &OneBlob<'_>, threads: usize, found: &Mutex<Found>) -> Result<(), CheckError> {
+    let next = AtomicUsize::new(0);
+    let parts = one.records.len().div_ceil(TAKE);
+    std::thread::scope(|scope| {
+        let work = || -> Result<(), FormatError> {
+            let mut reader = ChunkReader::default();
+            loop {
+                let part = next.fetch_add(1, Ordering::Relaxed);
+                match part {
+                    // The first to come checks what concerns the blob as a whole.
+                    0 => check_whole(one, found)?,
+                    _ if part <= parts => check_part(one, part - 1, &mut reader, found)?,
+                    _ => return Ok(()),
+                }
+            }
+        };
+        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mine = work();
+        let theirs = helpers.into_iter().map(|helper| helper.join().unwrap_or(Ok(())));
+        Ok(std::iter::once(mine).chain(theirs.collect::<Vec<_>>()).collect::<Result<(), _>>()?)
+    })
+}
+
+/// Checks size, chunk table and id of a blob.
+fn check_whole(one: &OneBlob<'_>, found: &Mutex<Found>) -> Result<(), FormatError> {
+    let blob = one.blob;
+    let size = match one.file.size() {
+        Ok(size) => size,
+        Err(source) => {
+            add(found, (one.number, 0), Problem::Read { blob: blob.id.clone(), source });
+            return Ok(());
+        }
+    };
+    // A blob with tar headers may hold a bootstrap behind what the size counts (also after a merge, which hides the flag).
+    let open_ended = BlobFeatures::INLINED_FS_META | BlobFeatures::HAS_TAR_HEADER;
+    let exact = !blob.features.intersects(open_ended);
+    if size < blob.compressed_size || (exact && size != blob.compressed_size) {
+        let problem = Problem::Size { blob: blob.id.clone(), found: size, expected: blob.compressed_size };
+        add(found, (one.number, 0), problem);
+    }
+    if blob.features.intersects(BlobFeatures::SEPARATE | BlobFeatures::CHUNK_INFO_V2) {
+        // The table is in another object, or of a kind that this version does not read.
+    } else if let Err(source) = check_table(one)? {
+        let (at, size) = (blob.meta.compressed_offset, blob.meta.compressed_size);
+        add(found, (one.number, 0), Problem::Table { blob: blob.id.clone(), at, size, source });
+    }
+    check_id(one, size, found);
+    Ok(())
+}
+
+/// Compares the chunk table in the blob with the records in the bootstrap.
+fn check_table(one: &OneBlob<'_>) -> Result<Result<(), TableError>, FormatError> {
+    let entries = match read_table(one) {
+        Ok(table) => table,
+        Err(error) => return Ok(Err(error)),
+    };
+    let positions = match blob_meta::entries_v1(&entries, one.blob) {
+        Ok(positions) => positions,
+        Err(source) => return Ok(Err(TableError::Format { source })),
+    };
+    let count = positions.len();
+    let mut positions = positions.zip(0u32..);
+    for &(index, record) in one.records {
+        let chunk = one.image.bootstrap().chunk_record(record)?;
+        let mut upto = positions.by_ref().skip_while(|(position, at)| position.is_ok() && *at < index);
+        match upto.next() {
+            Some((Ok(position), at)) if at == index => {
+                if let Some(error) = compare(&chunk, &position) {
+                    return Ok(Err(error));
+                }
+            }
+            Some((Err(source), _)) => return Ok(Err(TableError::Format { source })),
+            // Two records of one index: the structure check has said that all references are unique.
+            Some(_) => {}
+            None => return Ok(Err(TableError::Short { index, entries: count })),
+        }
+    }
+    let rest: Result<(), FormatError> = positions.try_for_each(|(position, _)| position.map(|_| ()));
+    Ok(rest.map_err(|source| TableError::Format { source }))
+}
+
+/// Reads, checks and decompresses the chunk table of a blob.
+fn read_table(one: &OneBlob<'_>) -> Result<Vec<u8>, TableError> {
+    let meta = one.blob.meta;
+    let end = meta.compressed_offset.saturating_add(meta.compressed_size);
+    let read = |range| one.file.read(range).map_err(|source| TableError::Read { source });
+    let header = read(end..end.saturating_add(blob_meta::HEADER_SIZE as u64))?;
+    Header::parse(&header, one.blob).map_err(|source| TableError::Format { source })?;
+    let stored = read(meta.compressed_offset..end)?;
+    let size = usize::try_from(meta.uncompressed_size).unwrap_or(usize::MAX);
+    Decoder::new().decode(meta.compressor, &stored, size).map_err(|source| TableError::Decode { source })
+}
+
+/// Compares one entry of a blob's chunk table with the record in the bootstrap.
+fn compare(chunk: &Chunk, position: &blob_meta::Position) -> Option<TableError> {
+    let pairs = [
+        ("compressed offset", position.compressed_offset, chunk.compressed_offset),
+        ("compressed size", position.compressed_size.into(), chunk.compressed_size.into()),
+        ("uncompressed offset", position.uncompressed_offset, chunk.uncompressed_offset),
+        ("uncompressed size", position.uncompressed_size.into(), chunk.uncompressed_size.into()),
+    ];
+    let (what, found, expected) = pairs.into_iter().find(|(_, found, expected)| found != expected)?;
+    Some(TableError::Entry { index: chunk.index, what, found, expected })
+}
+
+/// Hashes a blob whose id is a SHA-256 and compares. The id of a blob with a table of contents was made before all of it
+/// was written, so it says nothing there.
+fn check_id(one: &OneBlob<'_>, size: u64, found: &Mutex<Found>) {
+    let id = one.blob.id.as_str();
+    let is_digest = id.len() == 64 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if !is_digest || one.blob.features.contains(BlobFeatures::HAS_TOC) {
+        return;
+    }
+    match hash(&one.file, size) {
+        Ok(digest) if digest == id => {}
+        Ok(digest) => {
+            add(found, (one.number, u64::MAX), Problem::Id { blob: one.blob.id.clone(), found: digest });
+        }
+        Err(source) => {
+            add(found, (one.number, u64::MAX), Problem::Read { blob: one.blob.id.clone(), source });
+        }
+    }
+}
+
+/// SHA-256 of a whole blob in hex.
+fn hash(file: &BlobFile, size: u64) -> Result<String, BackendError> {
+    let mut hasher = Sha256::new();
+    let mut from = 0;
+    while from < size {
+        let to = size.min(from + HASH_STEP);
+        hasher.update(&file.read(from..to)?);
+        from = to;
+    }
+    Ok(hex::encode(hasher.finalize()))
+}
+
+/// Checks one part of a blob's chunks.
+fn check_part(
+    one: &OneBlob<'_>,
+    part: usize,
+    reader: &mut ChunkReader,
+    found: &Mutex<Found>,
+) -> Result<(), FormatError> {
+    let records = one.records.iter().skip(part * TAKE).take(TAKE);
+    let chunks: Vec<Chunk> =
+        records.map(|&(_, record)| one.image.bootstrap().chunk_record(record)).collect::<Result<_, _>>()?;
+    let mut bytes = 0;
+    for run in data::runs(&chunks) {
+        let Some(run) = chunks.get(run) else { continue };
+        reader.read_run(one.blob, &one.file, run, &mut |chunk, plain| {
+            bytes += u64::from(chunk.uncompressed_size);
+            let checked = plain.and_then(|plain| {
+                check_crc(chunk, plain.bytes()).map_err(|source| data::bad_chunk(one.blob, chunk, source))
+            });
+            if let Err(bad) = checked {
+                add(found, (one.number, 1 + u64::from(chunk.index)), chunk_problem(bad));
+            }
+        });
+    }
+    found.lock().unwrap_or_else(PoisonError::into_inner).bytes += bytes;
+    Ok(())
+}
+
+/// Compares the checksum of a chunk where it has one.
+fn check_crc(chunk: &Chunk, plain: &[u8]) -> Result<(), ChunkError> {
+    if !chunk.flags.contains(ChunkFlags::HAS_CRC) {
+        return Ok(());
+    }
+    let found = rafs_merkle::crc32c(plain);
+    if found == chunk.crc32 { Ok(()) } else { Err(ChunkError::Crc { expected: chunk.crc32, found }) }
+}
+
+/// A bad chunk as a problem, its user not known yet.
+fn chunk_problem(bad: BadChunk) -> Problem {
+    Problem::Chunk {
+        blob: bad.blob,
+        index: bad.index,
+        at: bad.compressed_offset,
+        size: bad.compressed_size,
+        used_by: None,
+        source: bad.source,
+    }
+}
+
+/// Writes into each problem with a chunk the first file that uses it.
+fn name_users(
+    bootstrap: &Bootstrap<Vec<u8>>,
+    problems: &mut [((u32, u64), Problem)],
+) -> Result<(), FormatError> {
+    let mut wanted = HashMap::new();
+    for ((number, _), problem) in problems.iter_mut() {
+        if let Problem::Chunk { index, used_by, .. } = problem {
+            wanted.insert((*number, *index), used_by);
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    rafs_format::check::check(bootstrap, &mut |visit: &Visit<'_>| {
+        if visit.inode.file_type != FileType::Regular || visit.again {
+            return Ok(());
+        }
+        for n in 0..bootstrap.chunk_count(&visit.inode) {
+            let reference = bootstrap.chunk_ref(&visit.inode, n)?;
+            if let Some(user) = wanted.get_mut(&(reference.blob, reference.chunk)) {
+                user.get_or_insert_with(|| full_path(visit.path));
+            }
+        }
+        Ok::<(), FormatError>(())
+    })?;
+    Ok(())
+}

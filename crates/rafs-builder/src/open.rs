@@ -1,0 +1,284 @@
+//! Opening an image: a bootstrap file becomes a checked [`Image`], and its blobs are found by id.
+//!
+//! Knows files and names, no chunks. The bootstrap is read whole: tools look at all of it anyway, and a file that changes
+//! under a mapping would kill the process. A data blob with its bootstrap inside is taken for that bootstrap.
+
+use blob_storage::{Backend, BackendError, BlobReader, LocalFs};
+use bytes::Bytes;
+use rafs_format::toc::{self, TocEntry};
+use rafs_format::{Blob, BlobFeatures, BlobId, Bootstrap, Compressor, FormatError};
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Most bytes of a bootstrap stored compressed inside a blob, after decompression.
+const MAX_INLINED: u64 = 4 << 30;
+/// Sections behind a bootstrap in a blob: a table of contents, nothing else.
+const MAX_SECTIONS_BEHIND: usize = 2;
+/// Size of a tar header, in bytes.
+const TAR_HEADER: u64 = 512;
+
+/// Why an image could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages name the fields")]
+pub enum OpenError {
+    #[error("cannot read bootstrap {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is not a RAFS bootstrap: {looks}", path.display())]
+    NotABootstrap { path: PathBuf, looks: String },
+    #[error("{}: RAFS v5 bootstraps are not supported by this version yet", path.display())]
+    Version5 { path: PathBuf },
+    #[error("bootstrap {} is not valid", path.display())]
+    Format { path: PathBuf, source: FormatError },
+    #[error("the bootstrap inside {} does not decode", path.display())]
+    Inlined { path: PathBuf, source: rafs_codec::CodecError },
+    #[error("cannot start threads for reading blobs")]
+    Threads { source: io::Error },
+}
+
+/// One image: its bootstrap, and its blobs under the ids they are found by.
+#[derive(Debug)]
+pub struct Image {
+    path: PathBuf,
+    bootstrap: Bootstrap<Vec<u8>>,
+    blobs: Vec<Blob>,
+}
+
+impl Image {
+    /// Reads and parses the bootstrap at `path`, which may also be a data blob with its bootstrap inside.
+    /// Checks superblock and tables, not the tree. Errors name the file.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let bytes = read_bootstrap(path)?;
+        let bootstrap = Bootstrap::parse(bytes)
+            .map_err(|source| OpenError::Format { path: path.to_path_buf(), source })?;
+        let blobs = bootstrap.blobs().iter().map(|blob| named_by_file(blob, path)).collect();
+        Ok(Self { path: path.to_path_buf(), bootstrap, blobs })
+    }
+
+    /// The file it was read from, as given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The parsed bootstrap. Its blob ids are those stored, see [`Image::blobs`].
+    pub fn bootstrap(&self) -> &Bootstrap<Vec<u8>> {
+        &self.bootstrap
+    }
+
+    /// Blobs in table order. A blob that holds its own bootstrap cannot name itself there, so such a blob has the file's
+    /// name up to the first dot as its id.
+    pub fn blobs(&self) -> &[Blob] {
+        &self.blobs
+    }
+}
+
+/// `blob` with the id that its bootstrap's file name gives it, where it holds that bootstrap itself.
+fn named_by_file(blob: &Blob, path: &Path) -> Blob {
+    let mut blob = blob.clone();
+    let inlined = blob.features.contains(BlobFeatures::INLINED_FS_META)
+        && !blob.features.contains(BlobFeatures::SEPARATE);
+    let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('.').next());
+    if let Some(id) = stem.filter(|_| inlined).and_then(|stem| BlobId::new(stem).ok()) {
+        blob.id = id;
+    }
+    blob
+}
+
+/// All bytes of the bootstrap in the file at `path`.
+fn read_bootstrap(path: &Path) -> Result<Vec<u8>, OpenError> {
+    let failed = |source| OpenError::Read { path: path.to_path_buf(), source };
+    let mut file = File::open(path).map_err(failed)?;
+    let mut head = Vec::new();
+    file.by_ref().take(4096).read_to_end(&mut head).map_err(failed)?;
+    if head.get(1024..1028) == Some(&[0xE2, 0xE1, 0xF5, 0xE0]) {
+        file.read_to_end(&mut head).map_err(failed)?;
+        return Ok(head);
+    }
+    if head.starts_with(b"SFAR") {
+        return Err(OpenError::Version5 { path: path.to_path_buf() });
+    }
+    match find_inlined(&file).map_err(failed)? {
+        Some(section) => read_inlined(&file, section, path),
+        None => Err(OpenError::NotABootstrap { path: path.to_path_buf(), looks: describe(&head) }),
+    }
+}
+
+/// What the first bytes of a file look like, for people who gave the wrong one.
+fn describe(head: &[u8]) -> String {
+    let known = match head {
+        [] => "it is empty",
+        [0x1F, 0x8B, ..] => "it looks like gzip data",
+        [0x28, 0xB5, 0x2F, 0xFD, ..] => "it looks like zstd data",
+        [b'{', ..] => "it looks like JSON",
+        [0x7F, b'E', b'L', b'F', ..] => "it looks like a program",
+        _ if head.get(257..262) == Some(b"ustar") => "it looks like a tar archive",
+        _ => {
+            let first: Vec<String> = head.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            return format!("it starts with {}", first.join(" "));
+        }
+    };
+    known.to_owned()
+}
+
+/// A section of a blob: where its bytes lie, how they are stored and their length when decompressed.
+#[derive(Debug)]
+struct Section {
+    stored: Range<u64>,
+    compressor: Compressor,
+    plain_size: u64,
+}
+
+/// Finds the bootstrap section of a data blob through the tar headers at its end; `None` for any other file.
+fn find_inlined(file: &File) -> io::Result<Option<Section>> {
+    let meta = file.metadata()?;
+    let mut end = if meta.is_file() { meta.len() } else { 0 };
+    let mut table = Vec::new();
+    for _ in 0..MAX_SECTIONS_BEHIND {
+        let Some((name, stored)) = section_before(file, end)? else { return Ok(None) };
+        match name.as_slice() {
+            b"image.boot" => {
+                let plain =
+                    Section { compressor: Compressor::None, plain_size: stored.end - stored.start, stored };
+                return Ok(Some(toc_says(&table, plain)));
+            }
+            b"rafs.blob.toc" if stored.end - stored.start <= toc::MAX_SIZE => {
+                table = read_range(file, &stored)?;
+                end = stored.start;
+            }
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// `section` with the compression that the table of contents states for the bootstrap, if it states one.
+fn toc_says(table: &[u8], section: Section) -> Section {
+    let entry = toc::entries(table).find(|entry| entry.name() == b"image.boot");
+    match entry.and_then(|entry: &TocEntry| Some((entry.compressor()?, entry.uncompressed_size.get()))) {
+        Some((compressor, plain_size)) => Section { compressor, plain_size, ..section },
+        None => section,
+    }
+}
+
+/// Name and bytes of the section whose tar header ends at `end`; `None` where there is no such header.
+fn section_before(file: &File, end: u64) -> io::Result<Option<(Vec<u8>, Range<u64>)>> {
+    let Some(start) = end.checked_sub(TAR_HEADER) else { return Ok(None) };
+    let bytes = read_range(file, &(start..end))?;
+    let header = tar::Header::from_byte_slice(&bytes);
+    let is_header = header.as_gnu().is_some()
+        && header.entry_type() == tar::EntryType::Regular
+        && header.cksum().is_ok_and(|stated| stated == checksum(&bytes));
+    let size = header.entry_size().ok().filter(|_| is_header);
+    let stored = size.and_then(|size| Some(start.checked_sub(size)?..start));
+    Ok(stored.map(|stored| (header.path_bytes().into_owned(), stored)))
+}
+
+/// The checksum of a tar header: the sum of its bytes, those of the checksum field (148 to 155) taken as blanks.
+fn checksum(header: &[u8]) -> u32 {
+    let sum = |bytes: &[u8]| bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>();
+    let field = header.get(148..156).map_or(0, sum);
+    sum(header) - field + 8 * u32::from(b' ')
+}
+
+/// Bytes `range` of `file`.
+fn read_range(file: &File, range: &Range<u64>) -> io::Result<Vec<u8>> {
+    let size = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+    let mut bytes = vec![0; size];
+    file.read_exact_at(&mut bytes, range.start)?;
+    Ok(bytes)
+}
+
+/// Reads and decompresses the bootstrap section of a blob.
+fn read_inlined(file: &File, section: Section, path: &Path) -> Result<Vec<u8>, OpenError> {
+    let failed = |source| OpenError::Read { path: path.to_path_buf(), source };
+    let stored = read_range(file, &section.stored).map_err(failed)?;
+    if section.compressor == Compressor::None {
+        return Ok(stored);
+    }
+    let plain =
+        usize::try_from(section.plain_size.min(MAX_INLINED)).map_err(io::Error::other).map_err(failed)?;
+    rafs_codec::Decoder::new()
+        .decode(section.compressor, &stored, plain)
+        .map_err(|source| OpenError::Inlined { path: path.to_path_buf(), source })
+}
+
+/// Finds and reads blobs for tools: an async backend behind calls that wait.
+#[derive(Debug)]
+pub struct BlobSource {
+    backend: Arc<dyn Backend>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl BlobSource {
+    /// Blobs in local files: `file` serves every id, else `dir` holds one file per id. With neither, no blob is found.
+    pub fn local(file: Option<PathBuf>, dir: Option<PathBuf>) -> Result<Self, OpenError> {
+        Self::new(Arc::new(LocalFs { blob_file: file, dir, alt_dirs: Vec::new() }))
+    }
+
+    /// Blobs of any backend.
+    pub fn new(backend: Arc<dyn Backend>) -> Result<Self, OpenError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|source| OpenError::Threads { source })?;
+        Ok(Self { backend, runtime })
+    }
+
+    /// The blob called `id`. Errors: the backend's.
+    pub fn open(&self, id: &BlobId) -> Result<BlobFile, BackendError> {
+        Ok(BlobFile { reader: self.backend.open(id)?, runtime: self.runtime.handle().clone() })
+    }
+}
+
+/// One blob, read by waiting. Its bytes are *unverified*.
+#[derive(Debug, Clone)]
+pub struct BlobFile {
+    reader: Arc<dyn BlobReader>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl BlobFile {
+    /// Size of the blob in bytes.
+    pub fn size(&self) -> Result<u64, BackendError> {
+        self.runtime.block_on(self.reader.size())
+    }
+
+    /// The bytes of `range` (half-open): all of them, or an error.
+    pub fn read(&self, range: Range<u64>) -> Result<Bytes, BackendError> {
+        self.runtime.block_on(self.reader.read(range, blob_storage::Priority::OnDemand))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(bytes: &[u8]) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        Image::open(file.path()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_file_that_is_no_bootstrap_is_described() {
+        assert!(message(b"").contains("is not a RAFS bootstrap: it is empty"), "{}", message(b""));
+        assert!(message(b"\x1f\x8b\x08\0").contains("gzip"));
+        assert!(message(b"\x28\xb5\x2f\xfd..").contains("zstd"));
+        assert!(message(b"hello").contains("starts with 68 65 6c 6c 6f"));
+        assert!(message(&[b"SFAR".as_slice(), &[0; 8188]].concat()).contains("v5"));
+        let mut tar = vec![0; 1024];
+        tar[257..262].copy_from_slice(b"ustar");
+        assert!(message(&tar).contains("tar archive"));
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Image::open(Path::new("/no/such/boot")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read bootstrap /no/such/boot");
+    }
+}
