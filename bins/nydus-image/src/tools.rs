@@ -110,9 +110,9 @@ pub fn unpack(args: &UnpackArgs) -> anyhow::Result<()> {
 fn target(args: &UnpackArgs) -> anyhow::Result<unpack::Target> {
     Ok(match (&args.output, &args.output_dir) {
         (Some(path), _) if path == Path::new("-") => unpack::Target::Stdout,
-        (Some(path), _) if !path.as_os_str().is_empty() => unpack::Target::Tar(path.clone()),
-        (None, Some(path)) if !path.as_os_str().is_empty() => unpack::Target::Directory(path.clone()),
-        _ => bail!("the name of the output is empty"),
+        (Some(path), _) => unpack::Target::Tar(path.clone()),
+        (None, Some(path)) => unpack::Target::Directory(path.clone()),
+        (None, None) => bail!("give --output or --output-dir"),
     })
 }
 

@@ -11,7 +11,8 @@ use rafs_codec::{CodecError, Decoder};
 use rafs_format::blob_meta::{self, Header};
 use rafs_format::check::{Summary, Visit};
 use rafs_format::{
-    Blob, BlobFeatures, BlobId, Bootstrap, Chunk, ChunkFlags, ChunkIndex, FileType, FormatError, SuperFlags,
+    Blob, BlobFeatures, BlobId, Bootstrap, Chunk, ChunkFlags, ChunkIndex, Digest, FileType, FormatError,
+    SuperFlags,
 };
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -29,6 +30,8 @@ use std::time::Duration;
 pub const MAX_PROBLEMS: usize = 100;
 /// Bytes of a blob hashed at a time.
 const HASH_STEP: u64 = 4 << 20;
+/// Stored bytes that a thread takes at a time.
+const PART: u64 = 4 << 20;
 
 /// Why a check could not be finished, or found the structure broken.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,8 @@ pub enum Problem {
     Size { blob: BlobId, found: u64, expected: u64 },
     #[error("blob {blob} has the SHA-256 {found}, which should be its id")]
     Id { blob: BlobId, found: String },
+    #[error("table of contents of blob {blob} at {at:#x} is not the one that the bootstrap names")]
+    Toc { blob: BlobId, at: u64 },
     #[error("chunk table of blob {blob} at {at:#x} + {size:#x}")]
     Table { blob: BlobId, at: u64, size: u64, source: TableError },
     #[error("blob {blob}, chunk {index} at {at:#x} + {size:#x}{}", used_by.as_ref().map(|path| format!(", used by {:?}", OsStr::from_bytes(path))).unwrap_or_default())]
@@ -334,13 +339,24 @@ fn add(found: &Mutex<Found>, place: (u32, u64), problem: Problem) {
     }
 }
 
-/// Positions in the chunk table, for each blob those of its chunks in order of their index.
-fn chunks_by_blob(bootstrap: &Bootstrap<Vec<u8>>) -> Result<Vec<Vec<(u32, u64)>>, FormatError> {
+/// A chunk of one blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Record {
+    /// Number of the chunk in its blob.
+    index: u32,
+    /// Stored length in bytes.
+    stored: u32,
+    /// Position in the chunk table.
+    at: u64,
+}
+
+/// Records of the chunk table by blob, in order of their index.
+fn chunks_by_blob(bootstrap: &Bootstrap<Vec<u8>>) -> Result<Vec<Vec<Record>>, FormatError> {
     let mut by_blob = vec![Vec::new(); bootstrap.blobs().len()];
-    for record in 0..bootstrap.superblock().chunk_table_records {
-        let chunk = bootstrap.chunk_record(record)?;
+    for at in 0..bootstrap.superblock().chunk_table_records {
+        let chunk = bootstrap.chunk_record(at)?;
         match usize::try_from(chunk.blob).ok().and_then(|blob| by_blob.get_mut(blob)) {
-            Some(records) => records.push((chunk.index, record)),
+            Some(records) => records.push(Record { index: chunk.index, stored: chunk.compressed_size, at }),
             None => {
                 return Err(FormatError::Value {
                     what: "blob index of a chunk record",
@@ -361,34 +377,46 @@ struct OneBlob<'a> {
     number: u32,
     blob: &'a Blob,
     file: BlobFile,
-    /// (chunk index, position in the chunk table), ascending.
-    records: &'a [(u32, u64)],
+    /// In order of their index.
+    records: &'a [Record],
 }
 
-/// Chunks a thread takes at a time: enough to make one large request of small chunks.
-const TAKE: usize = 256;
+impl OneBlob<'_> {
+    /// Cuts the records into parts of some megabytes: what a thread takes at a time.
+    fn parts(&self) -> Vec<&[Record]> {
+        let mut bytes = 0;
+        let same_part = |last: &Record, next: &Record| {
+            bytes = if bytes == 0 { u64::from(last.stored) } else { bytes } + u64::from(next.stored);
+            let fits = bytes <= PART;
+            bytes = if fits { bytes } else { 0 };
+            fits
+        };
+        self.records.chunk_by(same_part).collect()
+    }
+}
 
 /// Checks one blob with `threads` threads; its digest is computed beside its chunks.
-fn check_blob(one: &OneBlob<'_>, threads: usize, found: &Mutex<Found>) -> Result<(), CheckError> {
+fn check_blob(one: &OneBlob<'_>, threads: usize, found: &Mutex<Found>) -> Result<(), FormatError> {
     let next = AtomicUsize::new(0);
-    let parts = one.records.len().div_ceil(TAKE);
+    let parts = one.parts();
     std::thread::scope(|scope| {
-        let work = || -> Result<(), FormatError> {
+        let work = || {
             let mut reader = ChunkReader::default();
             loop {
-                let part = next.fetch_add(1, Ordering::Relaxed);
-                match part {
-                    // The first to come checks what concerns the blob as a whole.
-                    0 => check_whole(one, found)?,
-                    _ if part <= parts => check_part(one, part - 1, &mut reader, found)?,
-                    _ => return Ok(()),
+                // The first to come checks what concerns the blob as a whole.
+                match next.fetch_add(1, Ordering::Relaxed).checked_sub(1) {
+                    None => check_whole(one, found)?,
+                    Some(n) => match parts.get(n) {
+                        Some(part) => check_part(one, part, &mut reader, found)?,
+                        None => return Ok(()),
+                    },
                 }
             }
         };
         let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mine = work();
         let theirs = helpers.into_iter().map(|helper| helper.join().unwrap_or(Ok(())));
-        Ok(std::iter::once(mine).chain(theirs.collect::<Vec<_>>()).collect::<Result<(), _>>()?)
+        std::iter::once(mine).chain(theirs.collect::<Vec<_>>()).collect()
     })
 }
 
@@ -415,6 +443,7 @@ fn check_whole(one: &OneBlob<'_>, found: &Mutex<Found>) -> Result<(), FormatErro
         let (at, size) = (blob.meta.compressed_offset, blob.meta.compressed_size);
         add(found, (one.number, 0), Problem::Table { blob: blob.id.clone(), at, size, source });
     }
+    check_toc(one, size, found);
     check_id(one, size, found);
     Ok(())
 }
@@ -431,7 +460,7 @@ fn check_table(one: &OneBlob<'_>) -> Result<Result<(), TableError>, FormatError>
     };
     let count = positions.len();
     let mut positions = positions.zip(0u32..);
-    for &(index, record) in one.records {
+    for &Record { index, at: record, .. } in one.records {
         let chunk = one.image.bootstrap().chunk_record(record)?;
         let mut upto = positions.by_ref().skip_while(|(position, at)| position.is_ok() && *at < index);
         match upto.next() {
@@ -474,6 +503,20 @@ fn compare(chunk: &Chunk, position: &blob_meta::Position) -> Option<TableError> 
     Some(TableError::Entry { index: chunk.index, what, found, expected })
 }
 
+/// Compares the table of contents at the end of the blob with its digest in the bootstrap, where that is known.
+fn check_toc(one: &OneBlob<'_>, size: u64, found: &Mutex<Found>) {
+    let blob = one.blob;
+    let start = size.checked_sub(u64::from(blob.toc_size)).filter(|_| blob.toc_digest != Digest([0; 32]));
+    let Some(start) = start.filter(|&start| start < size) else { return };
+    match one.file.read(start..size) {
+        Ok(bytes) if <[u8; 32]>::from(Sha256::digest(&bytes)) == blob.toc_digest.0 => {}
+        Ok(_) => add(found, (one.number, u64::MAX), Problem::Toc { blob: blob.id.clone(), at: start }),
+        Err(source) => {
+            add(found, (one.number, u64::MAX), Problem::Read { blob: blob.id.clone(), source });
+        }
+    }
+}
+
 /// Hashes a blob whose id is a SHA-256 and compares. The id of a blob with a table of contents was made before all of it
 /// was written, so it says nothing there.
 fn check_id(one: &OneBlob<'_>, size: u64, found: &Mutex<Found>) {
@@ -508,13 +551,12 @@ fn hash(file: &BlobFile, size: u64) -> Result<String, BackendError> {
 /// Checks one part of a blob's chunks.
 fn check_part(
     one: &OneBlob<'_>,
-    part: usize,
+    part: &[Record],
     reader: &mut ChunkReader,
     found: &Mutex<Found>,
 ) -> Result<(), FormatError> {
-    let records = one.records.iter().skip(part * TAKE).take(TAKE);
-    let chunks: Vec<Chunk> =
-        records.map(|&(_, record)| one.image.bootstrap().chunk_record(record)).collect::<Result<_, _>>()?;
+    let records = part.iter().map(|record| one.image.bootstrap().chunk_record(record.at));
+    let chunks: Vec<Chunk> = records.collect::<Result<_, _>>()?;
     let mut bytes = 0;
     for run in data::runs(&chunks) {
         let Some(run) = chunks.get(run) else { continue };

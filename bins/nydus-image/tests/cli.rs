@@ -1,0 +1,266 @@
+//! What integrators rely on: exit codes, what stands on which stream, and the texts that they parse.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Runs the program with nothing on standard input.
+fn run(args: &[&str]) -> Output {
+    run_with(args, b"")
+}
+
+/// Runs the program with `input` on standard input.
+fn run_with(args: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_nydus-image"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that does not read its input is fine.
+    let _read = child.stdin.take().unwrap().write_all(input).is_ok();
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Asserts success with a quiet standard error; standard output as text.
+fn succeeds(args: &[&str]) -> String {
+    let output = run(args);
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{args:?}");
+    text(&output.stdout)
+}
+
+/// Asserts failure with one line on standard error: that line.
+fn fails(args: &[&str]) -> String {
+    let output = run(args);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+    assert!(said.starts_with("Error: ") && said.ends_with('\n') && said.lines().count() == 1, "{said}");
+    said
+}
+
+/// Asserts a refused command line.
+fn refused(args: &[&str]) -> String {
+    let output = run(args);
+    assert_eq!(output.status.code(), Some(2), "{args:?}");
+    text(&output.stderr)
+}
+
+/// The golden images: `RAFS_GOLDEN`, or `../shared/golden/rafs` beside the workspace. `None`, told, where there are none.
+fn golden(image: &str) -> Option<PathBuf> {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden/rafs");
+    let dir = std::env::var_os("RAFS_GOLDEN").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    if !dir.is_dir() {
+        eprintln!("SKIPPED: no golden images at {}", dir.display());
+        return None;
+    }
+    Some(dir.join(image))
+}
+
+fn str(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn no_subcommand_is_a_usage_line_and_success() {
+    let said = succeeds(&[]);
+    assert!(said.starts_with("Usage: nydus-image") && said.lines().count() == 1, "{said}");
+    assert!(succeeds(&["--help"]).contains("unpack"));
+    assert!(succeeds(&["help", "check"]).contains("--data"));
+}
+
+#[test]
+fn the_version_can_be_found() {
+    for flag in ["--version", "-V"] {
+        let said = succeeds(&[flag]);
+        assert!(said.starts_with(" \rVersion: \tv"), "{said:?}");
+        let after = said.split_once("Version:").unwrap().1.trim_start();
+        assert!(after.starts_with('v'), "{said:?}");
+        let keys: Vec<_> = said.trim_start().lines().map(|line| line.split(": \t").next().unwrap()).collect();
+        assert_eq!(keys, ["Version", "Git Commit", "Build Time", "Profile", "Rustc"], "{said:?}");
+    }
+}
+
+#[test]
+fn subcommands_of_later_versions_say_so() {
+    for name in ["merge", "export", "compact", "optimize", "chunkdict", "stat"] {
+        assert!(fails(&[name, "--bootstrap", "x", "y"]).contains("not supported by this version yet"));
+    }
+    let help = succeeds(&["--help"]);
+    assert!(!help.contains("merge") && !help.contains("compact"), "{help}");
+}
+
+#[test]
+fn wrong_command_lines_exit_with_2() {
+    refused(&["check"]);
+    refused(&["check", "a", "-B", "b"]);
+    refused(&["check", "-B", "a", "-B", "b"]);
+    refused(&["nonsense"]);
+    refused(&["inspect"]);
+    assert!(refused(&["unpack", "a"]).contains("--output"));
+    assert!(refused(&["unpack", "a", "--output", "x", "--output-dir", "y"]).contains("cannot be used with"));
+    refused(&["-l", "loud", "check", "a"]);
+}
+
+#[test]
+fn errors_name_the_file() {
+    assert!(fails(&["check", "/no/such/boot"]).contains("/no/such/boot: No such file"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), b"\x1f\x8b\x08").unwrap();
+    let said = fails(&["inspect", str(file.path()), "-R", "stats"]);
+    assert!(said.contains(str(file.path())) && said.contains("gzip"), "{said}");
+    assert!(fails(&["check", "x", "-C", "config.json"]).contains("--config config.json is not supported"));
+    assert!(fails(&["unpack", "x", "--output", "y"]).contains("--blob-dir"));
+    refused(&["unpack", "x", "-D", ".", "--output", ""]);
+    let remote = ["unpack", "x", "--output", "y", "--backend-type", "registry"];
+    assert!(fails(&remote).contains("--backend-config"));
+    assert!(fails(&[&remote[..], &["--backend-config", "{}"]].concat()).contains("not supported"));
+}
+
+#[test]
+fn the_log_goes_to_a_file_with_an_extension() {
+    let dir = tempfile::tempdir().unwrap();
+    fails(&["check", "/no/such", "--log-file", str(&dir.path().join("x")), "--log-level", "warn"]);
+    assert!(dir.path().join("x.log").exists());
+    assert!(fails(&["-L", "/no/such/dir/x", "check", "y"]).contains("/no/such/dir/x.log"));
+}
+
+#[test]
+fn check_prints_what_is_parsed() {
+    let Some(image) = golden("v6-dir-lz4-8k") else { return };
+    let boot = image.join("image.boot");
+    let expected = "RAFS filesystem metadata is valid, referenced data blobs: \n\
+        \t 0: 2b3179746c03c47b449b60f506e65c10174509acba6047e14c6afc471551257b, compressed size 70844, \
+        uncompressed size 290816, chunk size: 8192, chunk count: 57, features: aligned cap_toc\n";
+    assert_eq!(succeeds(&["check", str(&boot)]), expected);
+    assert_eq!(succeeds(&["check", "--log-level", "warn", "--bootstrap", str(&boot)]), expected);
+    let with_data = succeeds(&["check", "-B", str(&boot), "--data", "-D", str(&image.join("blobs"))]);
+    assert!(with_data.starts_with(expected) && with_data.lines().count() == 3, "{with_data}");
+    let empty = golden("v6-empty").unwrap().join("image.boot");
+    let header = expected.split_inclusive('\n').next().unwrap();
+    assert_eq!(succeeds(&["check", str(&empty)]), header);
+}
+
+#[test]
+fn check_lists_inodes_and_chunks() {
+    let Some(image) = golden("v6-dir-lz4-8k") else { return };
+    let said = succeeds(&["check", "-v", str(&image.join("image.boot"))]);
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with("inode: dir \"/\": index 1 ino "), "{}", lines[0]);
+    let hard =
+        lines.iter().position(|line| line.starts_with("inode: hardlink \"/a-hardlink-before\": ")).unwrap();
+    assert!(
+        lines[hard]
+            .contains(" i_nlink 3 i_size 5000 i_blocks 10 i_name_size 17 i_symlink_size 0 has_xattr true")
+    );
+    assert!(lines[hard + 1].starts_with("\t chunk: id ") && lines[hard + 1].contains(", crc32 0x"));
+    assert!(said.contains("inode: symlink \"/ln/abs\": ") && said.contains("link Some(\"/bin/tool\")"));
+    assert!(said.contains("\ninode:  \"/dev/null\": "));
+    assert!(said.contains("\"/names/bad-\\xFF\\xFE-name\""));
+    assert!(lines.iter().any(|line| line.starts_with("RAFS filesystem metadata is valid")));
+}
+
+#[test]
+fn check_writes_json() {
+    let Some(image) = golden("v6-dir-lz4-8k") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("out.json");
+    succeeds(&["check", "-J", str(&json), str(&image.join("image.boot"))]);
+    let said = std::fs::read_to_string(json).unwrap();
+    assert!(
+        said.starts_with("{\"version\":\"v")
+            && said.ends_with("\"fs_version\":\"6\",\"compressor\":\"lz4_block\"}")
+    );
+    assert!(
+        said.contains("\"blobs\":[\"2b3179746c03c47b449b60f506e65c10174509acba6047e14c6afc471551257b\"]")
+    );
+}
+
+#[test]
+fn check_reports_damage() {
+    let Some(image) = golden("v6-dir-lz4-8k") else { return };
+    let (dir, boot) = (tempfile::tempdir().unwrap(), image.join("image.boot"));
+    let id = "2b3179746c03c47b449b60f506e65c10174509acba6047e14c6afc471551257b";
+    let mut bytes = std::fs::read(image.join("blobs").join(id)).unwrap();
+    bytes[0] ^= 1;
+    std::fs::write(dir.path().join(id), bytes).unwrap();
+    let output = run(&["check", "--data", "-D", str(dir.path()), str(&boot)]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("chunk 0 at 0x0") && said.contains(id) && said.contains("used by \"/"), "{said}");
+    assert!(said.lines().last().unwrap().starts_with("Error: "), "{said}");
+    assert!(fails(&["check", "--data", str(&boot)]).contains("--blob-dir"));
+}
+
+#[test]
+fn inspect_answers_one_word_requests() {
+    let Some(image) = golden("v6-dir-lz4-8k") else { return };
+    let boot = image.join("image.boot");
+    let expected = "[{\"blob_id\":\"2b3179746c03c47b449b60f506e65c10174509acba6047e14c6afc471551257b\",\
+        \"compressed_size\":70844,\"decompressed_size\":290816,\"readahead_offset\":0,\"readahead_size\":0}]\n";
+    assert_eq!(succeeds(&["inspect", "-R blobs", str(&boot)]), expected);
+    assert_eq!(succeeds(&["inspect", str(&boot), "--request", "blobs"]), expected);
+    assert_eq!(succeeds(&["inspect", "-B", str(&boot), "-R", ""]), "null\n");
+    let output = run(&["inspect", "-R", "nonsense", str(&boot)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("unsupported inspect request `nonsense`"));
+    assert!(text(&output.stdout).contains("prefetch:"));
+    assert!(fails(&["inspect", "-R", "icheck x", str(&boot)]).contains("invalid arguments"));
+}
+
+#[test]
+fn inspect_ends_with_its_input() {
+    let Some(image) = golden("v6-dir-lz4-8k") else { return };
+    let output = run_with(&["inspect", str(&image.join("image.boot"))], b"stats\n");
+    assert_eq!(output.status.code(), Some(0));
+    let said = text(&output.stdout);
+    assert!(said.starts_with("Inspecting RAFS :> ") && said.matches("Inspecting").count() == 2, "{said}");
+}
+
+#[test]
+fn unpack_writes_files_streams_and_directories() {
+    let Some(image) = golden("v6-bigdir") else { return };
+    let (boot, blobs) = (image.join("image.boot"), image.join("blobs"));
+    let dir = tempfile::tempdir().unwrap();
+    let tar = dir.path().join("out.tar");
+    assert_eq!(
+        succeeds(&["unpack", "--bootstrap", str(&boot), "-D", str(&blobs), "--output", str(&tar)]),
+        ""
+    );
+    let bytes = std::fs::read(&tar).unwrap();
+    let mut archive = tar::Archive::new(bytes.as_slice());
+    assert!(archive.entries().unwrap().filter(|entry| entry.is_ok()).count() >= 3_000);
+    let blob = std::fs::read_dir(&blobs).unwrap().next().unwrap().unwrap().path();
+    let stdout = run(&["unpack", str(&boot), "--blob", str(&blob), "--output", "-"]);
+    assert!(stdout.stdout == bytes && stdout.stderr.is_empty());
+    assert!(
+        fails(&["unpack", str(&boot), "-D", str(&blobs), "--output", str(dir.path())])
+            .contains("--output-dir")
+    );
+    let out = dir.path().join("tree");
+    succeeds(&["unpack", str(&boot), "-D", str(&blobs), "--output-dir", str(&out), "-l", "error"]);
+    assert!(out.is_dir());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing but the outputs is there");
+}
+
+#[test]
+fn unpack_writes_into_a_pipe() {
+    let Some(image) = golden("v6-dir-zstd") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let fifo = fifo.clone();
+        move || std::fs::read(fifo).unwrap()
+    });
+    let (boot, blobs) = (image.join("image.boot"), image.join("blobs"));
+    succeeds(&["unpack", str(&boot), "-D", str(&blobs), "--output", str(&fifo), "--log-level", "warn"]);
+    let piped = reader.join().unwrap();
+    let stdout = run(&["unpack", str(&boot), "-D", str(&blobs), "--output", "-"]).stdout;
+    assert!(piped == stdout && !piped.is_empty());
+}

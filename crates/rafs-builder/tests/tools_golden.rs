@@ -1,0 +1,412 @@
+//! Images of another builder: they pass the check, unpack to what their descriptions say, and damage to them is found.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+
+mod common;
+
+use common::Made::{FromDirectory, FromTar};
+use common::{all_blobs, assert_same, bootstrap, dir_tree, expected, golden, tar_tree};
+use rafs_builder::check::{self, Problem};
+use rafs_builder::open::{BlobSource, Image};
+use rafs_builder::unpack::{self, Target, UnpackError};
+use rafs_builder::{chain, inspect};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+/// Native images: name, description, how it was made.
+const NATIVE: [(&str, &str, common::Made); 13] = [
+    ("v6-dir-lz4-8k", "expected-nasty.json", FromDirectory),
+    ("v6-dir-none-sha256-4k", "expected-nasty.json", FromDirectory),
+    ("v6-dir-prefetch", "expected-nasty.json", FromDirectory),
+    ("v6-dir-toc", "expected-nasty.json", FromDirectory),
+    ("v6-dir-zstd", "expected-nasty.json", FromDirectory),
+    ("v6-dir-inline", "expected-nasty.json", FromDirectory),
+    ("v6-dir-inline-toc", "expected-nasty.json", FromDirectory),
+    ("v6-tar", "expected-nasty.json", FromTar),
+    ("v6-tar-inline-toc", "expected-nasty.json", FromTar),
+    ("v6-tarref", "expected-nasty.json", FromTar),
+    ("v6-layered", "expected-merged.json", FromDirectory),
+    ("v6-merge", "expected-merged.json", FromTar),
+    ("v6-empty", "", FromDirectory),
+];
+
+/// Images whose data this version cannot read, and the word that says why.
+const UNSUPPORTED: [(&str, &str); 11] = [
+    ("v6-dir-batch", "batch"),
+    ("v6-dir-encrypt", "encrypted"),
+    ("v6-dir-encrypt-batch", "encrypted"),
+    ("v6-tarfs", "tarfs"),
+    ("v6-tarfs-4k", "tarfs"),
+    ("v6-tarfs-merge", "tarfs"),
+    ("v6-zran", "zran"),
+    ("v6-zran-4k", "zran"),
+    ("v6-zran-inline-toc", "zran"),
+    ("v6-zran-multi", "zran"),
+    ("v6-zran-toc", "zran"),
+];
+
+fn local(dir: &Path) -> BlobSource {
+    BlobSource::local(None, Some(dir.to_path_buf())).unwrap()
+}
+
+fn open(golden: &Path, name: &str) -> Image {
+    Image::open(&bootstrap(golden, name)).unwrap_or_else(|error| panic!("{name}: {}", chain(&error)))
+}
+
+fn problems(image: &Image, source: &BlobSource) -> Vec<String> {
+    let report = check::data(image, source, 2).unwrap_or_else(|error| panic!("{}", chain(&error)));
+    report.problems.iter().map(|problem| chain(problem)).collect()
+}
+
+#[test]
+fn native_images_pass_the_check() {
+    let Some(golden) = golden() else { return };
+    let blobs = all_blobs(&golden);
+    for name in NATIVE.map(|(name, ..)| name).into_iter().chain(["v6-bigdir", "v6-chunkdict"]) {
+        let image = open(&golden, name);
+        check::structure(&image).unwrap_or_else(|error| panic!("{name}: {}", chain(&error)));
+        assert_eq!(problems(&image, &local(blobs.path())), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn json_agrees_with_the_other_tool() {
+    let Some(golden) = golden() else { return };
+    for (name, ..) in NATIVE {
+        let json = check::json(&open(&golden, name), "v0-0", std::time::Duration::ZERO).unwrap();
+        let theirs = std::fs::read_to_string(golden.join(name).join("check.json")).unwrap();
+        assert!(!json.contains('\n'));
+        assert_eq!(normalized(&json), normalized(&theirs), "{name}");
+    }
+}
+
+/// JSON without the values that differ from run to run, keys in their order.
+fn normalized(json: &str) -> String {
+    let mut value: serde_json::Value = serde_json::from_str(json).unwrap();
+    value["version"] = "".into();
+    value["trace"]["consumed_time"]["load_tree_from_bootstrap"] = 0.into();
+    let bootstrap = Path::new(value["bootstrap"].as_str().unwrap()).file_name().unwrap().to_owned();
+    value["bootstrap"] = bootstrap.to_str().unwrap().into();
+    value.to_string()
+}
+
+#[test]
+fn native_images_unpack_to_what_they_hold() {
+    let Some(golden) = golden() else { return };
+    let blobs = all_blobs(&golden);
+    for (name, description, made) in NATIVE {
+        let mut tar = Vec::new();
+        let image = open(&golden, name);
+        unpack::tar_to(&image, &local(blobs.path()), &mut tar, 3)
+            .unwrap_or_else(|error| panic!("{name}: {}", chain(&error)));
+        if description.is_empty() {
+            assert_eq!(tar, [0; 1024]);
+            continue;
+        }
+        assert_same(name, &tar_tree(&tar), &expected(&golden.join(description)), made, false);
+        let mut again = Vec::new();
+        unpack::tar_to(&image, &local(blobs.path()), &mut again, 1).unwrap();
+        assert!(tar == again, "{name}: the same whatever the number of threads");
+    }
+}
+
+#[test]
+fn native_images_unpack_to_directories() {
+    let Some(golden) = golden() else { return };
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: owners and devices need root");
+        return;
+    }
+    let blobs = all_blobs(&golden);
+    let out = tempfile::tempdir().unwrap();
+    for (name, description, made) in NATIVE.into_iter().filter(|(_, description, _)| !description.is_empty())
+    {
+        let target = out.path().join(name);
+        let target = Target::Directory(target);
+        unpack::unpack(&open(&golden, name), &local(blobs.path()), &target, 2, &AtomicBool::new(false))
+            .unwrap_or_else(|error| panic!("{name}: {}", chain(&error)));
+        let found = dir_tree(&out.path().join(name));
+        assert_same(name, &found, &expected(&golden.join(description)), made, true);
+    }
+    let left: Vec<_> = std::fs::read_dir(out.path()).unwrap().collect();
+    assert_eq!(left.len(), NATIVE.len() - 1, "no temporary directory stays");
+}
+
+#[test]
+fn a_directory_with_files_is_refused_and_an_empty_one_taken() {
+    let Some(golden) = golden() else { return };
+    let image = open(&golden, "v6-empty");
+    let (blobs, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let target = Target::Directory(out.path().join("x"));
+    std::fs::create_dir(out.path().join("x")).unwrap();
+    unpack::unpack(&image, &local(blobs.path()), &target, 1, &AtomicBool::new(false)).unwrap();
+    std::fs::write(out.path().join("x/file"), "").unwrap();
+    let error =
+        unpack::unpack(&image, &local(blobs.path()), &target, 1, &AtomicBool::new(false)).unwrap_err();
+    assert!(matches!(error, UnpackError::NotEmpty { .. }), "{}", chain(&error));
+    assert!(out.path().join("x/file").exists());
+}
+
+#[test]
+fn kinds_that_come_later_are_refused_clearly() {
+    let Some(golden) = golden() else { return };
+    let blobs = all_blobs(&golden);
+    let out = tempfile::tempdir().unwrap();
+    for (name, kind) in UNSUPPORTED {
+        let image = open(&golden, name);
+        check::structure(&image).unwrap_or_else(|error| panic!("{name}: {}", chain(&error)));
+        let said = chain(&check::data(&image, &local(blobs.path()), 1).unwrap_err());
+        assert!(said.contains(kind) && said.contains("not supported"), "{name}: {said}");
+        let target = Target::Tar(out.path().join("tar"));
+        let refused = unpack::unpack(&image, &local(blobs.path()), &target, 1, &AtomicBool::new(false));
+        assert_eq!(chain(&refused.unwrap_err()), said);
+    }
+    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0, "nothing is left behind");
+}
+
+/// A copy of a golden image that can be damaged.
+struct Copy {
+    dir: tempfile::TempDir,
+    blob: PathBuf,
+    boot_bytes: Vec<u8>,
+    blob_bytes: Vec<u8>,
+}
+
+impl Copy {
+    fn of(golden: &Path, name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let source = std::fs::read_dir(golden.join(name).join("blobs")).unwrap().next().unwrap().unwrap();
+        let blob = dir.path().join(source.file_name());
+        let boot_bytes = std::fs::read(golden.join(name).join("image.boot")).unwrap();
+        let blob_bytes = std::fs::read(source.path()).unwrap();
+        std::fs::write(dir.path().join("image.boot"), &boot_bytes).unwrap();
+        std::fs::write(&blob, &blob_bytes).unwrap();
+        Self { dir, blob, boot_bytes, blob_bytes }
+    }
+
+    /// The whole check on this image with byte `at` of the bootstrap flipped: what is wrong.
+    fn with_boot_flipped(&self, at: usize) -> Vec<String> {
+        let mut bytes = self.boot_bytes.clone();
+        bytes[at] ^= 0x41;
+        let path = self.dir.path().join("flipped.boot");
+        std::fs::write(&path, bytes).unwrap();
+        self.check(&path)
+    }
+
+    /// The same with byte `at` of the blob flipped.
+    fn with_blob_flipped(&self, at: usize) -> Vec<String> {
+        let mut bytes = self.blob_bytes.clone();
+        bytes[at] ^= 0x41;
+        std::fs::write(&self.blob, bytes).unwrap();
+        let found = self.check(&self.dir.path().join("image.boot"));
+        std::fs::write(&self.blob, &self.blob_bytes).unwrap();
+        found
+    }
+
+    fn check(&self, boot: &Path) -> Vec<String> {
+        let image = match Image::open(boot) {
+            Ok(image) => image,
+            Err(error) => return vec![chain(&error)],
+        };
+        if let Err(error) = check::structure(&image) {
+            return vec![chain(&error)];
+        }
+        match check::data(&image, &local(self.dir.path()), 1) {
+            Ok(report) => report.problems.iter().map(|problem| chain(problem)).collect(),
+            Err(error) => vec![chain(&error)],
+        }
+    }
+
+    fn u32_at(&self, at: usize) -> usize {
+        u32::from_le_bytes(self.boot_bytes[at..at + 4].try_into().unwrap()) as usize
+    }
+}
+
+#[test]
+fn a_flipped_byte_of_a_blob_is_found_and_named() {
+    let Some(golden) = golden() else { return };
+    let copy = Copy::of(&golden, "v6-dir-lz4-8k");
+    assert_eq!(copy.check(&copy.dir.path().join("image.boot")), Vec::<String>::new());
+    let image = Image::open(&copy.dir.path().join("image.boot")).unwrap();
+    let blob = &image.blobs()[0];
+    let (data_end, table_end) =
+        (blob.data_end() as usize, (blob.meta.compressed_offset + blob.meta.compressed_size) as usize);
+    for at in (0..copy.blob_bytes.len()).step_by(97).chain([data_end - 1, data_end, table_end, table_end + 8])
+    {
+        let found = copy.with_blob_flipped(at);
+        let first = found.first().unwrap_or_else(|| panic!("a flip at {at:#x} passes")).clone();
+        assert!(first.contains(blob.id.as_str()), "{first}");
+        if at < data_end {
+            assert!(
+                found.iter().any(|one| one.contains(", chunk ") && one.contains("used by \"/")),
+                "{found:?}"
+            );
+        } else if at < table_end {
+            assert!(first.contains("chunk table"), "{found:?}");
+        }
+        // The rest is the header of the chunk table, most of it reserved: the SHA-256 of the whole blob covers it.
+        assert!(found.iter().any(|one| one.contains("SHA-256")), "{found:?}");
+    }
+}
+
+#[test]
+fn a_flipped_byte_of_a_bootstrap_is_found_where_it_matters() {
+    let Some(golden) = golden() else { return };
+    let copy = Copy::of(&golden, "v6-dir-lz4-8k");
+    let (ext, slot, blobs) = (1152, 1408, 4096);
+    let chunks = copy.u32_at(ext + 24);
+    let root = copy.u32_at(1024 + 40) * 4096 + 4096;
+    let regions = [
+        ("superblock magic", 1024),
+        ("checksum", 1024 + 4),
+        ("block size", 1024 + 12),
+        ("root", 1024 + 15),
+        ("metadata address", 1024 + 40),
+        ("incompatible features", 1024 + 80),
+        ("devices", 1024 + 86),
+        ("flags", ext),
+        ("blob table offset", ext + 9),
+        ("blob table size", ext + 16),
+        ("chunk size", ext + 20),
+        ("chunk table offset", ext + 25),
+        ("chunk table size", ext + 32),
+        ("id in the device slot", slot),
+        ("blocks in the device slot", slot + 64),
+        ("id in the blob table", blobs),
+        ("blob index", blobs + 64),
+        ("chunk size of the blob", blobs + 69),
+        ("chunk count", blobs + 72),
+        ("compressor", blobs + 76),
+        ("digester", blobs + 80),
+        ("features", blobs + 84),
+        ("compressed size", blobs + 88),
+        ("uncompressed size", blobs + 97),
+        ("chunk info offset", blobs + 112),
+        ("chunk info compressed size", blobs + 120),
+        ("chunk info uncompressed size", blobs + 128),
+        ("root format", root),
+        ("root type", root + 5),
+        ("root size", root + 8),
+        ("root links", root + 44),
+        ("digest of a chunk", chunks),
+        ("blob of a chunk", chunks + 32),
+        ("flags of a chunk", chunks + 36),
+        ("compressed size of a chunk", chunks + 40),
+        ("uncompressed size of a chunk", chunks + 44),
+        ("compressed offset of a chunk", chunks + 48),
+        ("uncompressed offset of a chunk", chunks + 57),
+        ("index of a chunk", chunks + 72),
+        ("checksum of a chunk", chunks + 76),
+    ];
+    for (region, at) in regions {
+        assert_ne!(copy.with_boot_flipped(at), Vec::<String>::new(), "{region} at {at:#x}");
+    }
+}
+
+/// Any flip may pass (v6 has no digest over names, owners, modes and times), none may panic.
+#[test]
+fn no_flipped_byte_of_a_bootstrap_panics() {
+    let Some(golden) = golden() else { return };
+    let copy = Copy::of(&golden, "v6-dir-none-sha256-4k");
+    let end = copy.boot_bytes.len();
+    let path = copy.dir.path().join("flipped.boot");
+    for at in (1024..end).step_by(11) {
+        for mask in [0x01, 0x80, 0xFF] {
+            let mut bytes = copy.boot_bytes.clone();
+            bytes[at] ^= mask;
+            std::fs::write(&path, &bytes).unwrap();
+            let Ok(image) = Image::open(&path) else { continue };
+            let _sound = check::structure(&image).is_ok();
+            let _listed = check::list(&image, &mut std::io::sink()).is_ok();
+        }
+    }
+}
+
+#[test]
+fn a_missing_and_a_short_blob_are_problems() {
+    let Some(golden) = golden() else { return };
+    let copy = Copy::of(&golden, "v6-dir-zstd");
+    let boot = copy.dir.path().join("image.boot");
+    std::fs::write(&copy.blob, &copy.blob_bytes[..copy.blob_bytes.len() / 2]).unwrap();
+    let image = Image::open(&boot).unwrap();
+    let report = check::data(&image, &local(copy.dir.path()), 2).unwrap();
+    assert!(matches!(report.problems[0], Problem::Size { .. }), "{:?}", report.problems);
+    std::fs::remove_file(&copy.blob).unwrap();
+    let found = copy.check(&boot);
+    assert!(found[0].contains("not found") && found[0].contains(image.blobs()[0].id.as_str()), "{found:?}");
+}
+
+#[test]
+fn a_failed_unpack_leaves_nothing() {
+    let Some(golden) = golden() else { return };
+    let copy = Copy::of(&golden, "v6-dir-zstd");
+    let mut bytes = copy.blob_bytes.clone();
+    bytes[20] ^= 1;
+    std::fs::write(&copy.blob, bytes).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let image = Image::open(&copy.dir.path().join("image.boot")).unwrap();
+    for target in [Target::Tar(out.path().join("x")), Target::Directory(out.path().join("x"))] {
+        let error = unpack::unpack(&image, &local(copy.dir.path()), &target, 2, &AtomicBool::new(false));
+        let said = chain(&error.unwrap_err());
+        assert!(said.contains("chunk 0 at 0x0"), "{said}");
+        assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+    }
+    let stopped = AtomicBool::new(true);
+    std::fs::write(&copy.blob, &copy.blob_bytes).unwrap();
+    let target = Target::Tar(out.path().join("x"));
+    let error = unpack::unpack(&image, &local(copy.dir.path()), &target, 2, &stopped).unwrap_err();
+    assert!(matches!(error, UnpackError::Interrupted));
+    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+}
+
+fn answer(image: &Image, request: &str) -> String {
+    let mut out = Vec::new();
+    inspect::answer(image, request, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn requests_are_answered_as_programs_expect() {
+    let Some(golden) = golden() else { return };
+    let image = open(&golden, "v6-dir-prefetch");
+    let blob = &image.blobs()[0];
+    assert_eq!(answer(&image, "stats"), "{\"inodes_count\":225}\n");
+    assert_eq!(
+        answer(&image, " blobs"),
+        format!(
+            "[{{\"blob_id\":\"{}\",\"compressed_size\":{},\"decompressed_size\":{},\"readahead_offset\":0,\"readahead_size\":0}}]\n",
+            blob.id, blob.compressed_size, blob.uncompressed_size
+        )
+    );
+    let prefetch: serde_json::Value = serde_json::from_str(&answer(&image, "prefetch")).unwrap();
+    let first = prefetch.as_array().unwrap().first().unwrap();
+    assert!(first["inode"].is_u64() && first["path"][0].as_str().unwrap().starts_with('/'), "{prefetch}");
+    assert_eq!(answer(&image, "exit"), "null\n");
+    assert!(answer(&image, "ls").ends_with("null\n"));
+    let stat = answer(&image, "stat /hl/a");
+    assert!(stat.contains("Chunk list:") && stat.contains("Permissions:            640"), "{stat}");
+    let inode = stat.lines().next().unwrap().split_whitespace().last().unwrap();
+    let paths = answer(&image, &format!("icheck {inode}"));
+    for path in ["/a-hardlink-before", "/hl/a", "/hl/b"] {
+        assert!(paths.contains(&format!("Path: {path:?}")), "{paths}");
+    }
+    assert!(answer(&image, "chunk 0").contains("File: "));
+    for wrong in ["nonsense", "ls x", "help"] {
+        let mut out = Vec::new();
+        let error = inspect::answer(&image, wrong, &mut out).unwrap_err();
+        assert!(chain(&error).starts_with("unsupported inspect request"), "{error}");
+        assert!(String::from_utf8(out).unwrap().contains("prefetch:"));
+    }
+}
+
+#[test]
+fn a_session_keeps_its_directory_and_ends_with_its_input() {
+    let Some(golden) = golden() else { return };
+    let image = open(&golden, "v6-tar");
+    let mut out = Vec::new();
+    let mut input = &b"cd bin\nls\ncd ..\ncd bin/tool\nstat none\nwhat\nstats\nblobs"[..];
+    inspect::interactive(&image, &mut input, &mut out).unwrap();
+    let said = String::from_utf8(out).unwrap();
+    assert!(said.contains("\"tool\"") && said.contains("bin/tool is not a directory"), "{said}");
+    assert!(said.contains("\"none\" does not exist") && said.contains("unsupported"), "{said}");
+    assert!(said.ends_with("Inspecting RAFS :> \n"), "{said}");
+}
