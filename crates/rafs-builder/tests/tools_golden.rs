@@ -285,7 +285,7 @@ fn a_flipped_byte_of_a_bootstrap_is_found_where_it_matters() {
         ("chunk info uncompressed size", blobs + 128),
         ("root format", root),
         ("root type", root + 5),
-        ("root size", root + 8),
+        ("root size", root + 10),
         ("root links", root + 44),
         ("digest of a chunk", chunks),
         ("blob of a chunk", chunks + 32),
@@ -309,8 +309,8 @@ fn no_flipped_byte_of_a_bootstrap_panics() {
     let copy = Copy::of(&golden, "v6-dir-none-sha256-4k");
     let end = copy.boot_bytes.len();
     let path = copy.dir.path().join("flipped.boot");
-    for at in (1024..end).step_by(11) {
-        for mask in [0x01, 0x80, 0xFF] {
+    for at in (1024..end).step_by(31) {
+        for mask in [0x01, 0xFF] {
             let mut bytes = copy.boot_bytes.clone();
             bytes[at] ^= mask;
             std::fs::write(&path, &bytes).unwrap();

@@ -271,8 +271,9 @@ pub fn assert_same(image: &str, found: &Tree, expected: &Tree, made: Made, with_
     for (path, found) in found {
         let mut expected = expected[path].clone();
         let mut found = found.clone();
-        if path == "/" {
-            assert!(with_root, "{image}: a tar has no root");
+        assert!(with_root || path != "/", "{image}: a tar has no root");
+        // The upper layer of merged images does not list `/` and `/sizes`, and directory builds ignore the root's time.
+        if path == "/" || path == "/sizes" {
             (found.mtime, found.mtime_ns) = (expected.mtime, expected.mtime_ns);
         }
         if made == Made::FromTar {
