@@ -84,14 +84,14 @@ pub struct BootstrapArgs {
     pub option: Option<PathBuf>,
 }
 
-/// Where blobs are. Exactly one of these where data is needed.
+/// Where blobs are; one of these where data is needed.
 #[derive(Debug, Args)]
 pub struct SourceArgs {
     /// Directory with one file per blob, named by its id.
     #[arg(short = 'D', long, value_name = "DIR")]
     pub blob_dir: Option<PathBuf>,
-    /// Configuration file with the backend of the blobs.
-    #[arg(short = 'C', long, value_name = "FILE")]
+    /// Configuration file of a daemon, whose backend has the blobs.
+    #[arg(short = 'C', long, value_name = "FILE", conflicts_with = "blob_dir")]
     pub config: Option<PathBuf>,
 }
 
@@ -133,7 +133,7 @@ pub struct UnpackArgs {
     #[command(flatten)]
     pub source: SourceArgs,
     /// File that serves every blob of the image.
-    #[arg(short = 'b', long, value_name = "FILE", conflicts_with = "blob_dir")]
+    #[arg(short = 'b', long, value_name = "FILE", conflicts_with_all = ["blob_dir", "config"])]
     pub blob: Option<PathBuf>,
     /// Write a tar to this file or pipe; `-` for standard output.
     #[arg(long, value_name = "TAR", required_unless_present = "output_dir", conflicts_with = "output_dir")]
@@ -142,7 +142,7 @@ pub struct UnpackArgs {
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
     /// Kind of backend that has the blobs.
-    #[arg(long, value_name = "TYPE", value_parser = ["localdisk", "oss", "s3", "registry", "http-proxy"])]
+    #[arg(long, value_name = "TYPE")]
     pub backend_type: Option<String>,
     /// Configuration of the backend, JSON.
     #[arg(long, value_name = "JSON", conflicts_with = "backend_config_file")]

@@ -18,7 +18,6 @@ fn main() -> ExitCode {
     let done = log::start(cli.log_level, cli.log_file.as_deref()).and_then(|()| run(&cli));
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_broken_pipe(&error) => ExitCode::FAILURE,
         Err(error) => {
             let line = rafs_builder::chain(error.as_ref());
             // Nothing can be done when standard error is gone as well.
@@ -26,12 +25,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Has the reader of our standard output gone? Then there is nobody to complain to.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
-    causes.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Does what the command line says.

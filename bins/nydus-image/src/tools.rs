@@ -2,10 +2,10 @@
 
 use crate::args::{CheckArgs, InspectArgs, SourceArgs, UnpackArgs};
 use anyhow::{Context, bail};
-use rafs_builder::open::{BlobSource, Image};
-use rafs_builder::{chain, check, inspect, unpack};
+use rafs_builder::open::{BlobSource, Image, LocalFs};
+use rafs_builder::{chain, check, config, inspect, unpack};
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -22,7 +22,6 @@ fn threads() -> usize {
 
 /// Runs `check`.
 pub fn check(args: &CheckArgs) -> anyhow::Result<()> {
-    refuse_config(&args.source)?;
     let start = Instant::now();
     let image = Image::open(&args.bootstrap.path())?;
     let mut out = BufWriter::new(io::stdout().lock());
@@ -47,10 +46,9 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<()> {
 
 /// Checks the data of all blobs; each problem is a line on standard error.
 fn check_data(args: &CheckArgs, image: &Image, out: &mut dyn Write) -> anyhow::Result<()> {
-    if args.source.blob_dir.is_none() && !image.blobs().is_empty() {
-        bail!("--data needs the directory of the blobs, --blob-dir");
-    }
-    let source = BlobSource::local(None, args.source.blob_dir.clone())?;
+    let Some(source) = source(None, &args.source)? else {
+        bail!("--data needs the blobs: give --blob-dir or --config");
+    };
     let report = check::data(image, &source, threads())?;
     for problem in &report.problems {
         writeln!(io::stderr(), "{}", chain(problem))?;
@@ -73,7 +71,6 @@ fn json_version() -> String {
 
 /// Runs `inspect`.
 pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
-    refuse_config(&args.source)?;
     let image = Image::open(&args.bootstrap.path())?;
     let mut out = BufWriter::new(io::stdout().lock());
     let done = match &args.request {
@@ -87,23 +84,37 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
 
 /// Runs `unpack`.
 pub fn unpack(args: &UnpackArgs) -> anyhow::Result<()> {
-    refuse_config(&args.source)?;
-    if let Some(kind) = &args.backend_type {
-        if args.backend_config.is_none() && args.backend_config_file.is_none() {
-            bail!("--backend-type needs --backend-config or --backend-config-file");
-        }
-        bail!("--backend-type {kind} is not supported by this version yet; use --blob-dir or --blob");
-    }
-    if args.backend_config.is_some() || args.backend_config_file.is_some() {
-        bail!("--backend-config and --backend-config-file need --backend-type");
-    }
-    if args.blob.is_none() && args.source.blob_dir.is_none() {
-        bail!("the blobs are needed: give --blob-dir or --blob");
-    }
+    refuse_remote(args)?;
+    let Some(source) = source(args.blob.as_ref(), &args.source)? else {
+        bail!("the blobs are needed: give --blob-dir, --blob or --config");
+    };
     let image = Image::open(&args.bootstrap.path())?;
-    let source = BlobSource::local(args.blob.clone(), args.source.blob_dir.clone())?;
     let stop = stop_on_signals()?;
     Ok(unpack::unpack(&image, &source, &target(args)?, threads(), &stop)?)
+}
+
+/// Where the blobs are; `None` when nothing was said about it.
+fn source(file: Option<&PathBuf>, args: &SourceArgs) -> anyhow::Result<Option<BlobSource>> {
+    let backend = match (file, &args.blob_dir, &args.config) {
+        (None, None, None) => return Ok(None),
+        (_, _, Some(path)) => config::local_fs(path)?,
+        (file, dir, None) => LocalFs { blob_file: file.cloned(), dir: dir.clone(), alt_dirs: Vec::new() },
+    };
+    Ok(Some(BlobSource::new(Arc::new(backend))?))
+}
+
+/// Remote backends come later.
+fn refuse_remote(args: &UnpackArgs) -> anyhow::Result<()> {
+    let configured = args.backend_config.is_some() || args.backend_config_file.is_some();
+    match args.backend_type.as_deref() {
+        Some("localfs") => bail!("--backend-type localfs: use --blob-dir instead"),
+        Some(_) if !configured => bail!("--backend-type needs --backend-config or --backend-config-file"),
+        Some(kind) => {
+            bail!("--backend-type {kind} is not supported by this version yet; use --blob-dir or --blob")
+        }
+        None if configured => bail!("--backend-config and --backend-config-file need --backend-type"),
+        None => Ok(()),
+    }
 }
 
 /// Where to unpack to.
@@ -124,14 +135,4 @@ fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
     Ok(stop)
-}
-
-/// Configuration files come with the remote backends.
-fn refuse_config(source: &SourceArgs) -> anyhow::Result<()> {
-    match &source.config {
-        Some(path) => {
-            bail!("--config {} is not supported by this version yet; use --blob-dir", path.display())
-        }
-        None => Ok(()),
-    }
 }

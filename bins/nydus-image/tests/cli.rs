@@ -114,11 +114,16 @@ fn errors_name_the_file() {
     std::fs::write(file.path(), b"\x1f\x8b\x08").unwrap();
     let said = fails(&["inspect", str(file.path()), "-R", "stats"]);
     assert!(said.contains(str(file.path())) && said.contains("gzip"), "{said}");
-    assert!(fails(&["check", "x", "-C", "config.json"]).contains("--config config.json is not supported"));
+    assert!(
+        fails(&["unpack", "x", "--output", "y", "-C", "/no/such.json"])
+            .contains("configuration /no/such.json: No such")
+    );
+    refused(&["unpack", "x", "--output", "y", "-C", "c", "-D", "d"]);
     assert!(fails(&["unpack", "x", "--output", "y"]).contains("--blob-dir"));
     refused(&["unpack", "x", "-D", ".", "--output", ""]);
     let remote = ["unpack", "x", "--output", "y", "--backend-type", "registry"];
     assert!(fails(&remote).contains("--backend-config"));
+    assert!(fails(&["unpack", "x", "--output", "y", "--backend-type", "localfs"]).contains("--blob-dir"));
     assert!(fails(&[&remote[..], &["--backend-config", "{}"]].concat()).contains("not supported"));
 }
 
@@ -141,6 +146,13 @@ fn check_prints_what_is_parsed() {
     assert_eq!(succeeds(&["check", "--log-level", "warn", "--bootstrap", str(&boot)]), expected);
     let with_data = succeeds(&["check", "-B", str(&boot), "--data", "-D", str(&image.join("blobs"))]);
     assert!(with_data.starts_with(expected) && with_data.lines().count() == 3, "{with_data}");
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let backend = format!(
+        "version = 2\nbackend = {{ type = \"localfs\", localfs = {{ dir = {:?} }} }}\n",
+        image.join("blobs")
+    );
+    std::fs::write(config.path(), backend).unwrap();
+    assert_eq!(succeeds(&["check", str(&boot), "--data", "--config", str(config.path())]), with_data);
     let empty = golden("v6-empty").unwrap().join("image.boot");
     let header = expected.split_inclusive('\n').next().unwrap();
     assert_eq!(succeeds(&["check", str(&empty)]), header);

@@ -7,6 +7,7 @@
 //! [`inspect`] and [`unpack`] stand on both.
 
 pub mod check;
+pub mod config;
 pub mod create;
 pub mod data;
 pub mod inspect;

@@ -3,7 +3,8 @@
 //! Knows files and names, no chunks. The bootstrap is read whole: tools look at all of it anyway, and a file that changes
 //! under a mapping would kill the process. A data blob with its bootstrap inside is taken for that bootstrap.
 
-use blob_storage::{Backend, BackendError, BlobReader, LocalFs};
+pub use blob_storage::LocalFs;
+use blob_storage::{Backend, BackendError, BlobReader};
 use bytes::Bytes;
 use rafs_format::toc::{self, TocEntry};
 use rafs_format::{Blob, BlobFeatures, BlobId, Bootstrap, Compressor, FormatError};
@@ -214,11 +215,6 @@ pub struct BlobSource {
 }
 
 impl BlobSource {
-    /// Blobs in local files: `file` serves every id, else `dir` holds one file per id. With neither, no blob is found.
-    pub fn local(file: Option<PathBuf>, dir: Option<PathBuf>) -> Result<Self, OpenError> {
-        Self::new(Arc::new(LocalFs { blob_file: file, dir, alt_dirs: Vec::new() }))
-    }
-
     /// Blobs of any backend.
     pub fn new(backend: Arc<dyn Backend>) -> Result<Self, OpenError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()

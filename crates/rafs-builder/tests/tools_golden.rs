@@ -6,10 +6,11 @@ mod common;
 use common::Made::{FromDirectory, FromTar};
 use common::{all_blobs, assert_same, bootstrap, dir_tree, expected, golden, tar_tree};
 use rafs_builder::check::{self, Problem};
-use rafs_builder::open::{BlobSource, Image};
+use rafs_builder::open::{BlobSource, Image, LocalFs};
 use rafs_builder::unpack::{self, Target, UnpackError};
 use rafs_builder::{chain, inspect};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Native images: name, description, how it was made.
@@ -45,7 +46,7 @@ const UNSUPPORTED: [(&str, &str); 11] = [
 ];
 
 fn local(dir: &Path) -> BlobSource {
-    BlobSource::local(None, Some(dir.to_path_buf())).unwrap()
+    BlobSource::new(Arc::new(LocalFs { dir: Some(dir.to_path_buf()), ..LocalFs::default() })).unwrap()
 }
 
 fn open(golden: &Path, name: &str) -> Image {
