@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 /// Does what the command line says.
 fn run(cli: &Cli) -> anyhow::Result<()> {
     if cli.version {
-        return Ok(io::stdout().write_all(tools::version_text().as_bytes())?);
+        return Ok(io::stdout().write_all(build_info::BUILD_INFO.render(None).as_bytes())?);
     }
     match &cli.command {
         Some(Command::Create(args)) => create::run(args),

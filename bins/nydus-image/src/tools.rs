@@ -2,6 +2,7 @@
 
 use crate::args::{CheckArgs, InspectArgs, SourceArgs, UnpackArgs};
 use anyhow::{Context, bail};
+use build_info::BUILD_INFO;
 use rafs_builder::open::{BlobSource, Image, LocalFs};
 use rafs_builder::{chain, check, config, inspect, unpack};
 use std::io::{self, BufWriter, Write};
@@ -9,11 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-
-/// What `--version` prints; converters look for `Version:`, blanks and something that starts with `v`.
-pub fn version_text() -> String {
-    format!(" \rVersion: \tv{}\n", env!("CARGO_PKG_VERSION"))
-}
 
 /// Threads to decode with: all cores.
 fn threads() -> usize {
@@ -66,7 +62,7 @@ fn check_data(args: &CheckArgs, image: &Image, out: &mut dyn Write) -> anyhow::R
 
 /// `<describe>-<commit>` in JSON output.
 fn json_version() -> String {
-    format!("v{}", env!("CARGO_PKG_VERSION"))
+    format!("{}-{}", BUILD_INFO.package_version, BUILD_INFO.git_commit)
 }
 
 /// Runs `inspect`.

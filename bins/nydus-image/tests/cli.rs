@@ -81,7 +81,7 @@ fn the_version_can_be_found() {
         assert!(said.starts_with(" \rVersion: \tv"), "{said:?}");
         let after = said.split_once("Version:").unwrap().1.trim_start();
         assert!(after.starts_with('v'), "{said:?}");
-        let keys: Vec<_> = said.trim_start().lines().map(|line| line.split(": \t").next().unwrap()).collect();
+        let keys: Vec<_> = said.trim().lines().map(|line| line.split(": \t").next().unwrap()).collect();
         assert_eq!(keys, ["Version", "Git Commit", "Build Time", "Profile", "Rustc"], "{said:?}");
     }
 }
