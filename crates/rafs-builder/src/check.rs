@@ -6,10 +6,12 @@
 
 use crate::data::{self, BadChunk, BlobError, ChunkError, ChunkReader};
 use crate::open::{BlobFile, BlobSource, Image};
+use crate::sections::{self, Coding, Section};
 use blob_storage::BackendError;
 use rafs_codec::{CodecError, Decoder};
 use rafs_format::blob_meta::{self, Header};
 use rafs_format::check::{Summary, Visit};
+use rafs_format::toc::{self, TocEntry};
 use rafs_format::{
     Blob, BlobFeatures, BlobId, Bootstrap, Chunk, ChunkFlags, ChunkIndex, Digest, FileType, FormatError,
     SuperFlags,
@@ -20,6 +22,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -60,9 +63,11 @@ pub enum Problem {
     #[error("blob {blob} is {found} bytes long, the bootstrap says {expected}")]
     Size { blob: BlobId, found: u64, expected: u64 },
     #[error("blob {blob} has the SHA-256 {found}, which should be its id")]
-    Id { blob: BlobId, found: String },
+    Id { blob: BlobId, found: Digest },
     #[error("table of contents of blob {blob} at {at:#x} is not the one that the bootstrap names")]
     Toc { blob: BlobId, at: u64 },
+    #[error("section {:?} of blob {blob} up to {end:#x}", OsStr::from_bytes(name))]
+    Section { blob: BlobId, name: Vec<u8>, end: u64, source: SectionError },
     #[error("chunk table of blob {blob} at {at:#x} + {size:#x}")]
     Table { blob: BlobId, at: u64, size: u64, source: TableError },
     #[error("blob {blob}, chunk {index} at {at:#x} + {size:#x}{}", used_by.as_ref().map(|path| format!(", used by {:?}", OsStr::from_bytes(path))).unwrap_or_default())]
@@ -84,6 +89,23 @@ pub enum TableError {
     Entry { index: u32, what: &'static str, found: u64, expected: u64 },
     #[error("it has {entries} entries, the bootstrap uses chunk {index}")]
     Short { index: u32, entries: usize },
+}
+
+/// What is wrong with a section of a blob.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages name the fields")]
+pub enum SectionError {
+    #[error("there is no tar header of a section")]
+    NoHeader,
+    #[error("it starts at {found:#x}, expected {expected:#x}")]
+    Place { found: u64, expected: u64 },
+    #[error("its compression is not known")]
+    Compression,
+    #[error("it does not decode")]
+    Decode { source: CodecError },
+    #[error("its SHA-256 is {found}, the table of contents names {expected}")]
+    Digest { found: Digest, expected: Digest },
 }
 
 /// Result of checking the data of an image.
@@ -444,6 +466,15 @@ fn check_whole(one: &OneBlob<'_>, found: &Mutex<Found>) -> Result<(), FormatErro
         add(found, (one.number, 0), Problem::Table { blob: blob.id.clone(), at, size, source });
     }
     check_toc(one, size, found);
+    if blob.features.contains(BlobFeatures::HAS_TOC) && !blob.features.contains(BlobFeatures::SEPARATE) {
+        match check_sections(one, size) {
+            Ok(Ok(())) => {}
+            Ok(Err(problem)) => add(found, (one.number, u64::MAX), problem),
+            Err(source) => {
+                add(found, (one.number, u64::MAX), Problem::Read { blob: blob.id.clone(), source });
+            }
+        }
+    }
     check_id(one, size, found);
     Ok(())
 }
@@ -517,6 +548,78 @@ fn check_toc(one: &OneBlob<'_>, size: u64, found: &Mutex<Found>) {
     }
 }
 
+/// Checks the sections of a blob with a table of contents: their tar headers from the end to the start of the blob, and
+/// their digests in the table.
+fn check_sections(one: &OneBlob<'_>, size: u64) -> Result<Result<(), Problem>, BackendError> {
+    let problem = |name: &[u8], end, source| {
+        Ok(Err(Problem::Section { blob: one.blob.id.clone(), name: name.to_vec(), end, source }))
+    };
+    let mut read = |range: Range<u64>| one.file.read(range).map(|bytes| bytes.to_vec());
+    let mut all = Vec::new();
+    let mut end = size;
+    while end > 0 {
+        match sections::before(end, &mut read)? {
+            Some(section) => {
+                end = section.stored.start;
+                all.push(section);
+            }
+            None => return problem(b"", end, SectionError::NoHeader),
+        }
+    }
+    let table = all.first().filter(|last| last.name == sections::TOC);
+    let Some(table) = table.filter(|table| table.stored.end - table.stored.start <= toc::MAX_SIZE) else {
+        return problem(sections::TOC, size, SectionError::NoHeader);
+    };
+    let table = read(table.stored.clone())?;
+    for entry in toc::entries(&table) {
+        if let Err(source) = check_entry(entry, &all, &mut read)? {
+            let end = entry.compressed_offset.get().saturating_add(entry.compressed_size.get());
+            return problem(entry.name(), end, source);
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Checks one entry of a table of contents.
+fn check_entry(
+    entry: &TocEntry,
+    all: &[Section],
+    read: &mut dyn FnMut(Range<u64>) -> Result<Vec<u8>, BackendError>,
+) -> Result<Result<(), SectionError>, BackendError> {
+    // The header of the chunk table has an entry, but is the end of another section.
+    let (name, header) = match entry.name() {
+        b"blob.meta.header" => (b"blob.meta".as_slice(), true),
+        name => (name, false),
+    };
+    let Some(section) = all.iter().find(|section| section.name == name) else {
+        return Ok(Err(SectionError::NoHeader));
+    };
+    let (start, end) = (section.stored.start, section.stored.end);
+    let split = end.saturating_sub(blob_meta::HEADER_SIZE as u64).max(start);
+    let stored = match (name, header) {
+        (b"blob.meta", true) => split..end,
+        (b"blob.meta", false) => start..split,
+        // Its digest covers its tar header as well.
+        (b"image.blob", _) => start..end + sections::HEADER,
+        _ => start..end,
+    };
+    if stored.start != entry.compressed_offset.get() {
+        let (found, expected) = (entry.compressed_offset.get(), stored.start);
+        return Ok(Err(SectionError::Place { found, expected }));
+    }
+    let found = if name == b"image.blob" {
+        hash(stored, read)?
+    } else {
+        let Some(coding) = Coding::of(entry) else { return Ok(Err(SectionError::Compression)) };
+        match coding.decode(read(stored)?) {
+            Ok(plain) => Digest(Sha256::digest(&plain).into()),
+            Err(source) => return Ok(Err(SectionError::Decode { source })),
+        }
+    };
+    let expected = entry.digest();
+    Ok(if found == expected { Ok(()) } else { Err(SectionError::Digest { found, expected }) })
+}
+
 /// Hashes a blob whose id is a SHA-256 and compares. The id of a blob with a table of contents was made before all of it
 /// was written, so it says nothing there.
 fn check_id(one: &OneBlob<'_>, size: u64, found: &Mutex<Found>) {
@@ -525,10 +628,10 @@ fn check_id(one: &OneBlob<'_>, size: u64, found: &Mutex<Found>) {
     if !is_digest || one.blob.features.contains(BlobFeatures::HAS_TOC) {
         return;
     }
-    match hash(&one.file, size) {
-        Ok(digest) if digest == id => {}
-        Ok(digest) => {
-            add(found, (one.number, u64::MAX), Problem::Id { blob: one.blob.id.clone(), found: digest });
+    match hash(0..size, &mut |range| one.file.read(range)) {
+        Ok(digest) if digest.to_string() == id => {}
+        Ok(found_id) => {
+            add(found, (one.number, u64::MAX), Problem::Id { blob: one.blob.id.clone(), found: found_id });
         }
         Err(source) => {
             add(found, (one.number, u64::MAX), Problem::Read { blob: one.blob.id.clone(), source });
@@ -536,16 +639,19 @@ fn check_id(one: &OneBlob<'_>, size: u64, found: &Mutex<Found>) {
     }
 }
 
-/// SHA-256 of a whole blob in hex.
-fn hash(file: &BlobFile, size: u64) -> Result<String, BackendError> {
+/// SHA-256 of a range of a blob.
+fn hash<T: AsRef<[u8]>>(
+    range: Range<u64>,
+    read: &mut dyn FnMut(Range<u64>) -> Result<T, BackendError>,
+) -> Result<Digest, BackendError> {
     let mut hasher = Sha256::new();
-    let mut from = 0;
-    while from < size {
-        let to = size.min(from + HASH_STEP);
-        hasher.update(&file.read(from..to)?);
+    let mut from = range.start;
+    while from < range.end {
+        let to = range.end.min(from + HASH_STEP);
+        hasher.update(read(from..to)?.as_ref());
         from = to;
     }
-    Ok(hex::encode(hasher.finalize()))
+    Ok(Digest(hasher.finalize().into()))
 }
 
 /// Checks one part of a blob's chunks.

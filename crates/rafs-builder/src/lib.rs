@@ -12,6 +12,7 @@ pub mod create;
 pub mod data;
 pub mod inspect;
 pub mod open;
+mod sections;
 pub mod unpack;
 
 /// An error and its causes on one line, each said once: an error whose text already holds its cause does not repeat it.

@@ -3,10 +3,11 @@
 //! Knows files and names, no chunks. The bootstrap is read whole: tools look at all of it anyway, and a file that changes
 //! under a mapping would kill the process. A data blob with its bootstrap inside is taken for that bootstrap.
 
+use crate::sections::{self, Coding, Section};
 pub use blob_storage::LocalFs;
 use blob_storage::{Backend, BackendError, BlobReader};
 use bytes::Bytes;
-use rafs_format::toc::{self, TocEntry};
+use rafs_format::toc;
 use rafs_format::{Blob, BlobFeatures, BlobId, Bootstrap, Compressor, FormatError};
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,12 +16,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Most bytes of a bootstrap stored compressed inside a blob, after decompression.
-const MAX_INLINED: u64 = 4 << 30;
-/// Sections behind a bootstrap in a blob: a table of contents, nothing else.
-const MAX_SECTIONS_BEHIND: usize = 2;
-/// Size of a tar header, in bytes.
-const TAR_HEADER: u64 = 512;
+/// Sections looked at to find a bootstrap inside a blob: a table of contents may stand behind it, nothing else.
+const MAX_SECTIONS: usize = 2;
 
 /// Why an image could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +100,10 @@ fn read_bootstrap(path: &Path) -> Result<Vec<u8>, OpenError> {
         return Err(OpenError::Version5 { path: path.to_path_buf() });
     }
     match find_inlined(&file).map_err(failed)? {
-        Some(section) => read_inlined(&file, section, path),
+        Some((stored, coding)) => {
+            let stored = read_range(&file, &stored).map_err(failed)?;
+            coding.decode(stored).map_err(|source| OpenError::Inlined { path: path.to_path_buf(), source })
+        }
         None => Err(OpenError::NotABootstrap { path: path.to_path_buf(), looks: describe(&head) }),
     }
 }
@@ -125,64 +125,27 @@ fn describe(head: &[u8]) -> String {
     known.to_owned()
 }
 
-/// A section of a blob: where its bytes lie, how they are stored and their length when decompressed.
-#[derive(Debug)]
-struct Section {
-    stored: Range<u64>,
-    compressor: Compressor,
-    plain_size: u64,
-}
-
 /// Finds the bootstrap section of a data blob through the tar headers at its end; `None` for any other file.
-fn find_inlined(file: &File) -> io::Result<Option<Section>> {
+fn find_inlined(file: &File) -> io::Result<Option<(Range<u64>, Coding)>> {
     let meta = file.metadata()?;
     let mut end = if meta.is_file() { meta.len() } else { 0 };
     let mut table = Vec::new();
-    for _ in 0..MAX_SECTIONS_BEHIND {
-        let Some((name, stored)) = section_before(file, end)? else { return Ok(None) };
-        match name.as_slice() {
-            b"image.boot" => {
-                let plain =
-                    Section { compressor: Compressor::None, plain_size: stored.end - stored.start, stored };
-                return Ok(Some(toc_says(&table, plain)));
-            }
-            b"rafs.blob.toc" if stored.end - stored.start <= toc::MAX_SIZE => {
-                table = read_range(file, &stored)?;
-                end = stored.start;
-            }
-            _ => return Ok(None),
+    for _ in 0..MAX_SECTIONS {
+        let section = sections::before(end, &mut |range| read_range(file, &range))?;
+        let Some(Section { name, stored }) = section else { return Ok(None) };
+        let size = stored.end - stored.start;
+        if name == sections::BOOT {
+            let entry = toc::entries(&table).find(|entry| entry.name() == sections::BOOT);
+            let plain = Coding { compressor: Compressor::None, plain_size: size };
+            return Ok(Some((stored, entry.and_then(Coding::of).unwrap_or(plain))));
         }
+        if name != sections::TOC || size > toc::MAX_SIZE {
+            return Ok(None);
+        }
+        table = read_range(file, &stored)?;
+        end = stored.start;
     }
     Ok(None)
-}
-
-/// `section` with the compression that the table of contents states for the bootstrap, if it states one.
-fn toc_says(table: &[u8], section: Section) -> Section {
-    let entry = toc::entries(table).find(|entry| entry.name() == b"image.boot");
-    match entry.and_then(|entry: &TocEntry| Some((entry.compressor()?, entry.uncompressed_size.get()))) {
-        Some((compressor, plain_size)) => Section { compressor, plain_size, ..section },
-        None => section,
-    }
-}
-
-/// Name and bytes of the section whose tar header ends at `end`; `None` where there is no such header.
-fn section_before(file: &File, end: u64) -> io::Result<Option<(Vec<u8>, Range<u64>)>> {
-    let Some(start) = end.checked_sub(TAR_HEADER) else { return Ok(None) };
-    let bytes = read_range(file, &(start..end))?;
-    let header = tar::Header::from_byte_slice(&bytes);
-    let is_header = header.as_gnu().is_some()
-        && header.entry_type() == tar::EntryType::Regular
-        && header.cksum().is_ok_and(|stated| stated == checksum(&bytes));
-    let size = header.entry_size().ok().filter(|_| is_header);
-    let stored = size.and_then(|size| Some(start.checked_sub(size)?..start));
-    Ok(stored.map(|stored| (header.path_bytes().into_owned(), stored)))
-}
-
-/// The checksum of a tar header: the sum of its bytes, those of the checksum field (148 to 155) taken as blanks.
-fn checksum(header: &[u8]) -> u32 {
-    let sum = |bytes: &[u8]| bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>();
-    let field = header.get(148..156).map_or(0, sum);
-    sum(header) - field + 8 * u32::from(b' ')
 }
 
 /// Bytes `range` of `file`.
@@ -191,20 +154,6 @@ fn read_range(file: &File, range: &Range<u64>) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; size];
     file.read_exact_at(&mut bytes, range.start)?;
     Ok(bytes)
-}
-
-/// Reads and decompresses the bootstrap section of a blob.
-fn read_inlined(file: &File, section: Section, path: &Path) -> Result<Vec<u8>, OpenError> {
-    let failed = |source| OpenError::Read { path: path.to_path_buf(), source };
-    let stored = read_range(file, &section.stored).map_err(failed)?;
-    if section.compressor == Compressor::None {
-        return Ok(stored);
-    }
-    let plain =
-        usize::try_from(section.plain_size.min(MAX_INLINED)).map_err(io::Error::other).map_err(failed)?;
-    rafs_codec::Decoder::new()
-        .decode(section.compressor, &stored, plain)
-        .map_err(|source| OpenError::Inlined { path: path.to_path_buf(), source })
 }
 
 /// Finds and reads blobs for tools: an async backend behind calls that wait.

@@ -249,6 +249,17 @@ fn a_flipped_byte_of_a_blob_is_found_and_named() {
     }
 }
 
+/// In a blob with a table of contents, whose id is not its SHA-256, tar headers and the digests in the table cover the rest.
+#[test]
+fn a_flipped_byte_of_a_blob_with_sections_is_found() {
+    let Some(golden) = golden() else { return };
+    let copy = Copy::of(&golden, "v6-dir-toc");
+    assert_eq!(copy.check(&copy.dir.path().join("image.boot")), Vec::<String>::new());
+    for at in (0..copy.blob_bytes.len()).step_by(89) {
+        assert_ne!(copy.with_blob_flipped(at), Vec::<String>::new(), "a flip at {at:#x} passes");
+    }
+}
+
 #[test]
 fn a_flipped_byte_of_a_bootstrap_is_found_where_it_matters() {
     let Some(golden) = golden() else { return };
