@@ -219,6 +219,14 @@ impl Sink for DirSink {
             [] => 0,
             path => 1 + path.iter().filter(|&&byte| byte == b'/').count(),
         };
+        let plain = match &node.kind {
+            Kind::HardLink(first) => is_plain(first) && is_plain(&node.path),
+            _ => depth == 0 || is_plain(&node.path),
+        };
+        if !plain {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "its path leaves the directory");
+            return Err(entry_error(&node, "create", source));
+        }
         self.leave(depth)?;
         match &node.kind {
             Kind::Directory => self.enter(node),
@@ -264,6 +272,11 @@ fn file_name(path: &[u8]) -> &OsStr {
     OsStr::from_bytes(path.rsplit(|&byte| byte == b'/').next().unwrap_or(path))
 }
 
+/// Are all components of `path` names below a directory? A checked image has no others; this does not rely on it.
+fn is_plain(path: &[u8]) -> bool {
+    path.split(|&byte| byte == b'/').all(|name| !matches!(name, b"" | b"." | b".."))
+}
+
 /// An error about `node`.
 fn entry_error(node: &Node, action: &'static str, source: io::Error) -> UnpackError {
     UnpackError::Entry { path: node.path.clone(), action, source }
@@ -296,5 +309,78 @@ fn set_times(object: &Object<'_>, node: &Node) -> Result<(), Errno> {
     match object {
         Object::Open(fd) => fs::futimens(fd, &times),
         Object::Name(at, name) => fs::utimensat(at, *name, &times, AtFlags::SYMLINK_NOFOLLOW),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(path: &[u8], kind: Kind) -> Node {
+        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        let path = path.to_vec();
+        Node { path, kind, mode: 0o755, uid, gid, mtime_secs: 7, mtime_nanos: 9, size: 0, xattrs: Vec::new() }
+    }
+
+    /// Sends entries that no checked image holds; true when all were taken.
+    fn send(root: &Path, nodes: Vec<Node>) -> bool {
+        let root = fs::openat(CWD, root, BELOW, Mode::empty()).unwrap();
+        let mut sink = DirSink::new(root).unwrap();
+        let all = nodes.into_iter().try_for_each(|node| {
+            let file = node.kind == Kind::Regular;
+            sink.node(node)?;
+            if file { sink.data(b"evil").and_then(|()| sink.end_of_file()) } else { Ok(()) }
+        });
+        all.and_then(|()| sink.leave(0)).is_ok()
+    }
+
+    #[test]
+    fn nothing_gets_out_of_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outside, inside) = (dir.path().join("outside"), dir.path().join("inside"));
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("secret"), "x").unwrap();
+        let link = || node(b"a", Kind::Symlink(outside.as_os_str().as_bytes().to_vec()));
+        let root = || node(b"", Kind::Directory);
+        for hostile in [
+            vec![root(), link(), node(b"a/evil", Kind::Regular)],
+            vec![root(), link(), node(b"a/evil", Kind::Directory), node(b"a/evil/b", Kind::Regular)],
+            vec![root(), link(), node(b"a", Kind::Regular)],
+            vec![root(), link(), node(b"stolen", Kind::HardLink(b"a/secret".to_vec()))],
+            vec![root(), node(b"stolen", Kind::HardLink(b"../outside/secret".to_vec()))],
+            vec![root(), node(b"..", Kind::Directory), node(b"../evil", Kind::Regular)],
+            vec![root(), node(b"../outside/evil", Kind::Regular)],
+            vec![root(), node(b"/evil", Kind::Regular)],
+        ] {
+            std::fs::create_dir(&inside).unwrap();
+            let _refused_or_harmless = send(&inside, hostile);
+            let names = |at: &Path| {
+                let mut names: Vec<_> =
+                    std::fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+                names.sort();
+                names
+            };
+            assert_eq!(names(dir.path()), ["inside", "outside"]);
+            assert_eq!(names(&outside), ["secret"]);
+            assert_eq!(std::fs::read(outside.join("secret")).unwrap(), b"x");
+            assert_eq!(std::os::unix::fs::MetadataExt::nlink(&outside.join("secret").metadata().unwrap()), 1);
+            std::fs::remove_dir_all(&inside).unwrap();
+        }
+    }
+
+    #[test]
+    fn any_depth_needs_few_descriptors() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut nodes = vec![node(b"", Kind::Directory)];
+        let mut path = Vec::new();
+        for _ in 0..3_000 {
+            path.extend_from_slice(if path.is_empty() { b"d" } else { b"/d" });
+            nodes.push(node(&path, Kind::Directory));
+        }
+        path.extend_from_slice(b"/f");
+        nodes.push(node(&path, Kind::Regular));
+        nodes.push(node(b"linked", Kind::HardLink(path)));
+        assert!(send(dir.path(), nodes));
+        assert_eq!(std::fs::read(dir.path().join("linked")).unwrap(), b"evil");
     }
 }
