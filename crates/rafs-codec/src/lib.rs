@@ -2,6 +2,8 @@
 //! Knows nothing of chunks, blobs or digests. No I/O.
 
 use rafs_format::Compressor;
+use std::fmt;
+use std::io::{self, Read};
 
 /// Why stored bytes do not decode, or plain bytes do not encode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +22,15 @@ pub enum CodecError {
 
 /// Decodes chunks one after the other, keeping its working memory between them.
 #[derive(Default)]
-pub struct Decoder {}
+pub struct Decoder {
+    zstd: Option<zstd::bulk::Decompressor<'static>>,
+}
+
+impl fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder").field("zstd", &self.zstd.is_some()).finish()
+    }
+}
 
 impl Decoder {
     /// A decoder without working memory yet.
@@ -31,26 +41,229 @@ impl Decoder {
     /// Decodes one stored unit to exactly `plain_size` bytes. Allocates `plain_size` and no more (the caller has checked it against the chunk size).
     pub fn decode(
         &mut self,
-        _by: Compressor,
-        _stored: &[u8],
-        _plain_size: usize,
+        by: Compressor,
+        stored: &[u8],
+        plain_size: usize,
     ) -> Result<Vec<u8>, CodecError> {
-        todo!()
+        if by == Compressor::None {
+            exact(name(by), stored.len(), plain_size)?;
+            return Ok(stored.to_vec());
+        }
+        let mut plain = vec![0; plain_size];
+        let found = match by {
+            Compressor::None => Ok(plain_size),
+            Compressor::Lz4Block => unpack_lz4(stored, &mut plain),
+            Compressor::Gzip => unpack_gzip(stored, &mut plain),
+            Compressor::Zstd => self.unpack_zstd(stored, &mut plain),
+        };
+        let corrupt = |error: io::Error| CodecError::Corrupt {
+            codec: name(by),
+            stored: stored.len(),
+            reason: error.to_string(),
+        };
+        exact(name(by), found.map_err(corrupt)?, plain_size)?;
+        Ok(plain)
+    }
+
+    /// One or more zstd frames; output that does not fit `plain` is an error of the library.
+    fn unpack_zstd(&mut self, stored: &[u8], plain: &mut [u8]) -> io::Result<usize> {
+        let decoder = match self.zstd.take() {
+            Some(decoder) => self.zstd.insert(decoder),
+            None => self.zstd.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decoder.decompress_to_buffer(stored, plain)
+    }
+}
+
+/// One LZ4 block. The library wants sizes as `i32`, which no chunk exceeds.
+fn unpack_lz4(stored: &[u8], plain: &mut [u8]) -> io::Result<usize> {
+    let limit = i32::try_from(plain.len()).map_err(io::Error::other)?;
+    lz4::block::decompress_to_buffer(stored, Some(limit), plain)
+}
+
+/// One gzip stream. A byte more than fits `plain` is counted, so that the caller sees a wrong length.
+fn unpack_gzip(stored: &[u8], plain: &mut [u8]) -> io::Result<usize> {
+    let mut input = flate2::bufread::MultiGzDecoder::new(stored);
+    let mut filled = 0;
+    while let Some(rest) = plain.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match input.read(rest)? {
+            0 => return Ok(filled),
+            count => filled += count,
+        }
+    }
+    // Reading on to the end also checks the checksum.
+    Ok(filled + input.read(&mut [0])?)
+}
+
+/// `found` must be `expected` bytes.
+fn exact(codec: &'static str, found: usize, expected: usize) -> Result<(), CodecError> {
+    if found == expected { Ok(()) } else { Err(CodecError::Length { codec, found, expected }) }
+}
+
+/// Name of a codec in messages.
+fn name(by: Compressor) -> &'static str {
+    match by {
+        Compressor::None => "none",
+        Compressor::Lz4Block => "lz4",
+        Compressor::Gzip => "gzip",
+        Compressor::Zstd => "zstd",
     }
 }
 
 /// Encodes chunks one after the other, keeping its working memory between them.
-pub struct Encoder {}
+pub struct Encoder {
+    with: With,
+}
+
+/// Working memory of an [`Encoder`].
+enum With {
+    None,
+    Lz4,
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoder").field("codec", &self.codec()).finish()
+    }
+}
 
 impl Encoder {
     /// `level` is for zstd (1 to 19; 3 is what the reference builder uses) and ignored otherwise.
-    pub fn new(_by: Compressor, _level: i32) -> Result<Self, CodecError> {
-        todo!()
+    /// Errors: gzip, which is read only; no memory for the codec.
+    pub fn new(by: Compressor, level: i32) -> Result<Self, CodecError> {
+        let failed =
+            |error: io::Error| CodecError::Encode { codec: "zstd", plain: 0, reason: error.to_string() };
+        let with = match by {
+            Compressor::None => With::None,
+            Compressor::Lz4Block => With::Lz4,
+            Compressor::Gzip => return Err(CodecError::ReadOnly { codec: name(by) }),
+            Compressor::Zstd => With::Zstd(zstd::bulk::Compressor::new(level).map_err(failed)?),
+        };
+        Ok(Self { with })
+    }
+
+    /// Name of the codec in messages.
+    fn codec(&self) -> &'static str {
+        match self.with {
+            With::None => name(Compressor::None),
+            With::Lz4 => name(Compressor::Lz4Block),
+            With::Zstd(_) => name(Compressor::Zstd),
+        }
     }
 
     /// Encodes `plain` as one unit into `out` (cleared first). `false`: encoding does not make it strictly smaller, `out` is
     /// empty and the chunk is to be stored as it is.
-    pub fn encode(&mut self, _plain: &[u8], _out: &mut Vec<u8>) -> Result<bool, CodecError> {
-        todo!()
+    pub fn encode(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<bool, CodecError> {
+        out.clear();
+        let codec = self.codec();
+        let done = match &mut self.with {
+            With::None => return Ok(false),
+            With::Lz4 => pack_lz4(plain, out),
+            With::Zstd(encoder) => {
+                out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+                encoder.compress_to_buffer(plain, out)
+            }
+        };
+        let failed =
+            |error: io::Error| CodecError::Encode { codec, plain: plain.len(), reason: error.to_string() };
+        let smaller = done.map_err(failed)? < plain.len();
+        if !smaller {
+            out.clear();
+        }
+        Ok(smaller)
+    }
+}
+
+/// One LZ4 block without a length in front.
+fn pack_lz4(plain: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
+    out.resize(lz4::block::compress_bound(plain.len())?, 0);
+    let size = lz4::block::compress_to_buffer(plain, None, false, out)?;
+    out.truncate(size);
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    fn gzip(plain: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(plain).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// `plain` as a stored unit of each codec, also where that is not smaller.
+    fn stored(by: Compressor, plain: &[u8]) -> Vec<u8> {
+        match by {
+            Compressor::None => plain.to_vec(),
+            Compressor::Lz4Block => lz4::block::compress(plain, None, false).unwrap(),
+            Compressor::Gzip => gzip(plain),
+            Compressor::Zstd => zstd::bulk::compress(plain, 3).unwrap(),
+        }
+    }
+
+    const ALL: [Compressor; 4] = [Compressor::None, Compressor::Lz4Block, Compressor::Gzip, Compressor::Zstd];
+
+    #[test]
+    fn output_is_exactly_as_long_as_the_caller_says() {
+        let plain = vec![7; 100_000];
+        for by in ALL {
+            let unit = stored(by, &plain);
+            assert_eq!(Decoder::new().decode(by, &unit, plain.len()).unwrap(), plain);
+            for wrong in [0, 1, plain.len() - 1, plain.len() + 1] {
+                assert!(Decoder::new().decode(by, &unit, wrong).is_err(), "{by:?} as {wrong} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn incompressible_input_is_left_as_it_is() {
+        let plain: Vec<u8> = (0..=255).collect();
+        for by in [Compressor::None, Compressor::Lz4Block, Compressor::Zstd] {
+            let mut out = vec![1, 2, 3];
+            assert!(!Encoder::new(by, 3).unwrap().encode(&plain, &mut out).unwrap(), "{by:?}");
+            assert!(out.is_empty());
+        }
+        assert_eq!(Encoder::new(Compressor::Gzip, 3).unwrap_err(), CodecError::ReadOnly { codec: "gzip" });
+    }
+
+    #[test]
+    fn a_cut_unit_is_an_error() {
+        let plain: Vec<u8> = (0..20_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        for by in ALL {
+            let unit = stored(by, &plain);
+            for len in (0..unit.len()).step_by(97) {
+                assert!(Decoder::new().decode(by, &unit[..len], plain.len()).is_err(), "{by:?} cut at {len}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_decodes(plain in proptest::collection::vec(0u8..4, 0..5000)) {
+            let mut decoder = Decoder::new();
+            for by in [Compressor::Lz4Block, Compressor::Zstd] {
+                let mut encoder = Encoder::new(by, 3).unwrap();
+                let mut out = Vec::new();
+                for _ in 0..2 {
+                    if encoder.encode(&plain, &mut out).unwrap() {
+                        prop_assert!(out.len() < plain.len());
+                        prop_assert_eq!(&decoder.decode(by, &out, plain.len()).unwrap(), &plain);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300), size in 0usize..5000) {
+            for by in ALL {
+                if let Ok(plain) = Decoder::new().decode(by, &bytes, size) {
+                    prop_assert_eq!(plain.len(), size);
+                }
+            }
+        }
     }
 }
