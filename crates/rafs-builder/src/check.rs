@@ -154,12 +154,17 @@ fn list_inode(
     out: &mut dyn Write,
 ) -> Result<(), CheckError> {
     let inode = &visit.inode;
-    let (kind, children, link) = match inode.file_type {
-        FileType::Directory => ("dir", count_children(bootstrap, visit)?, None),
-        FileType::Regular if inode.nlink > 1 => ("hardlink", bootstrap.chunk_count(inode), None),
-        FileType::Regular => ("file", bootstrap.chunk_count(inode), None),
-        FileType::Symlink => ("symlink", 0, Some(OsStr::from_bytes(bootstrap.symlink_target(inode)?))),
-        _ => ("", 0, None),
+    let target = match inode.file_type {
+        FileType::Symlink => Some(bootstrap.symlink_target(inode)?),
+        _ => None,
+    };
+    let link = target.as_deref().map(OsStr::from_bytes);
+    let (kind, children) = match inode.file_type {
+        FileType::Directory => ("dir", count_children(bootstrap, visit)?),
+        FileType::Regular if inode.nlink > 1 => ("hardlink", bootstrap.chunk_count(inode)),
+        FileType::Regular => ("file", bootstrap.chunk_count(inode)),
+        FileType::Symlink => ("symlink", 0),
+        _ => ("", 0),
     };
     let path = full_path(visit.path);
     let name_size = visit.path.last().map_or(1, |name| name.len());

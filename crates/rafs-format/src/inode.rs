@@ -17,6 +17,20 @@ pub enum FileType {
 }
 
 impl FileType {
+    /// The type with this number in a directory entry.
+    pub fn from_raw(raw: u8) -> Option<Self> {
+        Some(match raw {
+            1 => Self::Regular,
+            2 => Self::Directory,
+            3 => Self::CharDevice,
+            4 => Self::BlockDevice,
+            5 => Self::Fifo,
+            6 => Self::Socket,
+            7 => Self::Symlink,
+            _ => return None,
+        })
+    }
+
     /// Type bits (`S_IFMT`) of a mode; `None` where they name no type.
     pub fn from_mode(mode: u16) -> Option<Self> {
         Some(match mode & 0o170_000 {
@@ -101,6 +115,11 @@ pub(crate) enum DataLayout {
 }
 
 impl Inode {
+    /// Where what follows the xattrs starts, in bytes from the start of the inode.
+    pub(crate) fn body_offset(&self) -> u64 {
+        u64::from(self.fixed_size) + u64::from(self.xattr_size)
+    }
+
     /// Major device number.
     pub fn major(&self) -> u32 {
         (self.rdev >> 8) & 0xFFF

@@ -216,3 +216,115 @@ pub struct XattrEntry {
     pub value_size: U16,
 }
 const _: () = assert!(size_of::<XattrEntry>() == 4);
+
+/// Head of the inline xattr area, 12 bytes; [`XattrEntry`]s follow.
+#[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct XattrHeader {
+    /// 0: 0.
+    pub name_filter: U32,
+    /// 4: 0, there are no shared attributes.
+    pub shared_count: u8,
+    /// 5: 0.
+    pub reserved: [u8; 7],
+}
+const _: () = assert!(size_of::<XattrHeader>() == 12);
+
+/// Directory entry, 12 bytes; those of a block stand together in front of their names.
+#[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Dirent {
+    /// 0: address of the inode.
+    pub nid: U64,
+    /// 8: where the name starts, in bytes from the start of the block.
+    pub name_offset: U16,
+    /// 10: type of the inode, 1 to 7.
+    pub file_type: u8,
+    /// 11: 0.
+    pub reserved: u8,
+}
+const _: () = assert!(size_of::<Dirent>() == 12 && std::mem::offset_of!(Dirent, file_type) == 10);
+
+/// A file's reference to a chunk, 8 bytes.
+#[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ChunkIndexEntry {
+    /// 0: bits 0 to 15 of the chunk's number in its blob.
+    pub chunk_low: U16,
+    /// 2: blob index + 1.
+    pub device: u8,
+    /// 3: bits 16 to 23 of the chunk's number.
+    pub chunk_high: u8,
+    /// 4: uncompressed offset in blocks.
+    pub block: U32,
+}
+const _: () = assert!(size_of::<ChunkIndexEntry>() == 8 && std::mem::offset_of!(ChunkIndexEntry, block) == 4);
+
+/// Record of the chunk table, 80 bytes.
+#[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ChunkRecord {
+    /// 0: digest of the uncompressed bytes.
+    pub digest: [u8; 32],
+    /// 32: position of the blob in the blob table.
+    pub blob: U32,
+    /// 36: how it is stored.
+    pub flags: U32,
+    /// 40: stored length in bytes.
+    pub compressed_size: U32,
+    /// 44: length in bytes.
+    pub uncompressed_size: U32,
+    /// 48: first stored byte in the blob.
+    pub compressed_offset: U64,
+    /// 56: first byte in the decompressed blob.
+    pub uncompressed_offset: U64,
+    /// 64: offset in the file dumped last.
+    pub file_offset: U64,
+    /// 72: number of the chunk in its blob.
+    pub index: U32,
+    /// 76: CRC-32C of the uncompressed bytes.
+    pub crc32: U32,
+}
+const _: () = assert!(size_of::<ChunkRecord>() == 80 && std::mem::offset_of!(ChunkRecord, index) == 72);
+
+/// Header behind the chunk table of a blob, 4096 bytes.
+#[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct BlobMetaHeader {
+    /// 0: 0xB10B_B10B.
+    pub magic: U32,
+    /// 4: features of the blob.
+    pub features: U32,
+    /// 8: compression of the table.
+    pub compressor: U32,
+    /// 12: entries in the table.
+    pub entries: U32,
+    /// 16: where the stored table starts in the blob.
+    pub compressed_offset: U64,
+    /// 24: its stored length in bytes.
+    pub compressed_size: U64,
+    /// 32: its length in bytes.
+    pub uncompressed_size: U64,
+    /// 40: where contexts start in the table; 0 for none.
+    pub context_offset: U64,
+    /// 48: bytes of contexts and dictionaries.
+    pub context_size: U64,
+    /// 56: contexts.
+    pub contexts: U32,
+    /// 60: 0.
+    pub reserved: [u8; 4032],
+    /// 4092: 0xB10B_B10B.
+    pub end_magic: U32,
+}
+const _: () = assert!(size_of::<BlobMetaHeader>() == 4096);
+
+/// Version 1 entry of the chunk table of a blob, 16 bytes.
+#[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct BlobChunkV1 {
+    /// 0: bits 12..44 uncompressed offset in place; 44..64 low 20 bits of the uncompressed size - 1, 8..12 its bits 20..24.
+    pub uncompressed: U64,
+    /// 8: bits 0..40 compressed offset; 44..64 low 20 bits of the compressed size - 1, 40..44 its bits 20..24.
+    pub compressed: U64,
+}
+const _: () = assert!(size_of::<BlobChunkV1>() == 16);
