@@ -799,7 +799,17 @@ fn blobs(bytes: &[u8], superblock: &Superblock, devices: u16) -> Result<Vec<Blob
             // Builders fill both alike; an empty slot is known to be accepted too.
             let same = slot.blob_id == raw.blob_id || slot.blob_id == [0; 64];
             require(same, "id in a device slot", slot_at, u64::from(n), "the id in the blob table")?;
-            blob(raw, at, n, superblock)
+            let blob = blob(raw, at, n, superblock)?;
+            let blocks = blob.uncompressed_size.div_ceil(superblock.block_size.into());
+            let found = slot.blocks.get().into();
+            require(
+                found == blocks,
+                "blocks of a device",
+                slot_at + 64,
+                found,
+                "the size in the blob table",
+            )?;
+            Ok(blob)
         })
         .collect()
 }

@@ -3,6 +3,7 @@
 use crate::FormatError;
 use crate::layout::{XattrEntry, XattrHeader};
 use crate::read::{require, structure};
+use zerocopy::IntoBytes;
 
 /// Longest full name, in bytes.
 pub const MAX_NAME: usize = 255;
@@ -110,6 +111,111 @@ impl<'a> Iterator for Xattrs<'a> {
 /// Encodes attributes (full name, value) as the inline area of an inode: sorted by name, so that the same set gives
 /// the same bytes. Empty in, empty out. Errors: a namespace that cannot be stored, a name or value over its limit, the
 /// same name twice, an area over 12 + 4 × 65534 bytes.
-pub fn encode(_attributes: &[(&[u8], &[u8])]) -> Result<Vec<u8>, FormatError> {
-    todo!()
+pub fn encode(attributes: &[(&[u8], &[u8])]) -> Result<Vec<u8>, FormatError> {
+    if attributes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut sorted: Vec<_> = attributes.to_vec();
+    sorted.sort_unstable();
+    if let Some(twice) = sorted.windows(2).find_map(|pair| match pair {
+        [a, b] if a.0 == b.0 => Some(a.0),
+        _ => None,
+    }) {
+        return Err(bad_name(twice, "is given twice"));
+    }
+    let mut area = vec![0; size_of::<XattrHeader>()];
+    for (name, value) in sorted {
+        push(&mut area, name, value)?;
+    }
+    let (found, limit) = (area.len() as u64, MAX_AREA);
+    if found > limit {
+        Err(FormatError::Limit { what: "xattrs of one inode", found, limit })
+    } else {
+        Ok(area)
+    }
+}
+
+/// Largest inline area, in bytes: its length is counted in units of 4 in 16 bits.
+const MAX_AREA: u64 = 12 + 4 * 65_534;
+
+fn bad_name(name: &[u8], problem: &'static str) -> FormatError {
+    let shown = name.get(..MAX_NAME).unwrap_or(name);
+    FormatError::Name { what: "xattr", name: String::from_utf8_lossy(shown).into_owned(), problem }
+}
+
+/// Appends one attribute to an area.
+fn push(area: &mut Vec<u8>, name: &[u8], value: &[u8]) -> Result<(), FormatError> {
+    if name.len() > MAX_NAME {
+        return Err(bad_name(name, "is over 255 bytes"));
+    }
+    let split = PREFIXES.iter().find_map(|&(index, prefix)| {
+        let suffix = name.strip_prefix(prefix.as_bytes())?;
+        (suffix.is_empty() || !matches!(index, 2 | 3)).then_some((index, suffix))
+    });
+    let (name_index, suffix) =
+        split.ok_or_else(|| bad_name(name, "is in a namespace that cannot be stored"))?;
+    let sizes = u8::try_from(suffix.len()).ok().zip(u16::try_from(value.len()).ok());
+    let (name_len, value_size) = sizes.ok_or(FormatError::Limit {
+        what: "value of an xattr",
+        found: value.len() as u64,
+        limit: MAX_VALUE as u64,
+    })?;
+    let head = XattrEntry { name_len, name_index, value_size: value_size.into() };
+    area.extend_from_slice(head.as_bytes());
+    area.extend_from_slice(suffix);
+    area.extend_from_slice(value);
+    area.resize(area.len().next_multiple_of(4), 0);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_read_back_in_order_of_names() {
+        let given: [(&[u8], &[u8]); 4] = [
+            (b"user.k", b"v"),
+            (b"system.posix_acl_access", b"\x02\0\0\0"),
+            (b"security.capability", b""),
+            (b"trusted.\xff", &[7; 65_535]),
+        ];
+        let area = encode(&given).unwrap();
+        let found: Vec<_> = Xattrs::parse(&area, 0)
+            .unwrap()
+            .map(|xattr| xattr.map(|x| ([x.prefix.as_bytes(), x.suffix].concat(), x.value.to_vec())).unwrap())
+            .collect();
+        let mut expected: Vec<_> = given.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect();
+        expected.sort();
+        assert_eq!(found, expected);
+        assert_eq!(encode(&[]).unwrap(), [0; 0]);
+    }
+
+    #[test]
+    fn what_cannot_be_stored_is_refused() {
+        let long = [b"user.".as_slice(), &[b'a'; 251]].concat();
+        let bad: [&[(&[u8], &[u8])]; 5] = [
+            &[(b"system.other", b"")],
+            &[(b"system.posix_acl_access.x", b"")],
+            &[(b"user.a", b""), (b"user.a", b"")],
+            &[(&long, b"")],
+            &[(b"user.a", &[0; 65_536])],
+        ];
+        for attributes in bad {
+            assert!(encode(attributes).is_err());
+        }
+    }
+
+    #[test]
+    fn damaged_areas_end_with_an_error() {
+        let area = encode(&[(b"user.k", b"value"), (b"trusted.t", b"")]).unwrap();
+        // The last three bytes are padding.
+        for cut in 1..area.len() - 3 {
+            let found = Xattrs::parse(&area[..cut], 0).map(|xattrs| xattrs.collect::<Vec<_>>());
+            assert!(
+                found.is_err() || found.is_ok_and(|all| all.len() < 2 || all.iter().any(Result::is_err)),
+                "{cut}"
+            );
+        }
+    }
 }
