@@ -5,7 +5,14 @@
 //! 1.0) read as holes; contiguous files as files; concatenated archives. Not decided here: what a path means, whiteouts, links.
 //! The stream is untrusted: records are bounded ([`MAX_EXTENSION`]), every error names the entry and its offset in the tar.
 
-use std::io::Read;
+mod header;
+mod pax;
+#[cfg(test)]
+mod tests;
+
+use header::{BLOCK, Fields, Header};
+use pax::{Both, Part, Records, Sparse, check_parts};
+use std::io::{BufReader, Cursor, Read};
 
 /// Longest extension record (PAX header, GNU long name) read, in bytes.
 pub const MAX_EXTENSION: u64 = 16 << 20;
@@ -21,10 +28,31 @@ pub enum LayerCompression {
 
 /// Reads the magic of `input` and returns its plain bytes. An input shorter than a magic is plain.
 pub fn decompress<'a, R: Read + Send + 'a>(
-    _input: R,
+    mut input: R,
 ) -> std::io::Result<(LayerCompression, Box<dyn Read + Send + 'a>)> {
-    todo!()
+    let mut magic = Vec::with_capacity(4);
+    input.by_ref().take(4).read_to_end(&mut magic)?;
+    let kind = match magic.as_slice() {
+        [0x1F, 0x8B, ..] => LayerCompression::Gzip,
+        [0x28, 0xB5, 0x2F, 0xFD] => LayerCompression::Zstd,
+        _ => LayerCompression::None,
+    };
+    let input = BufReader::with_capacity(BUFFER, Cursor::new(magic).chain(input));
+    Ok(match kind {
+        LayerCompression::None => (kind, Box::new(input)),
+        LayerCompression::Gzip => {
+            let plain = flate2::bufread::MultiGzDecoder::new(input);
+            (kind, Box::new(BufReader::with_capacity(BUFFER, plain)))
+        }
+        LayerCompression::Zstd => {
+            let plain = zstd::stream::read::Decoder::with_buffer(input)?;
+            (kind, Box::new(BufReader::with_capacity(BUFFER, plain)))
+        }
+    })
 }
+
+/// Bytes read at a time.
+const BUFFER: usize = 256 << 10;
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,23 +128,307 @@ pub enum LayerError {
 /// A tar stream being read.
 #[derive(Debug)]
 pub struct Layer<R> {
-    _input: R,
+    input: R,
+    /// Bytes read from `input`.
+    offset: u64,
+    /// PAX records that hold for all entries from here on.
+    global: Records,
+    data: Data,
+    /// Path of the current entry and where its header is, for messages.
+    path: Vec<u8>,
+    entry_offset: u64,
+}
+
+/// The data of the current entry.
+#[derive(Debug, Default)]
+struct Data {
+    /// Stored bytes not yet read, and the padding behind them.
+    stored: u64,
+    padding: u64,
+    /// Size as a reader sees it, and how far it was read.
+    size: u64,
+    position: u64,
+    /// Stored parts of a sparse file that are not yet read, last first; `None` for a file stored whole.
+    parts: Option<Vec<Part>>,
 }
 
 impl<R: Read> Layer<R> {
     /// A stream of plain tar bytes (see [`decompress`]).
     pub fn new(input: R) -> Self {
-        Self { _input: input }
+        let data = Data::default();
+        Self { input, offset: 0, global: Records::default(), data, path: Vec::new(), entry_offset: 0 }
     }
 
     /// The next entry, its data not yet read (the rest of the previous entry's data is skipped); `None` at the end of the stream.
     pub fn next_entry(&mut self) -> Result<Option<Meta>, LayerError> {
-        todo!()
+        self.skip(self.data.stored + self.data.padding)?;
+        self.data = Data::default();
+        self.path.clear();
+        let mut local = Records::default();
+        let (mut long_path, mut long_link) = (None, None);
+        loop {
+            self.entry_offset = self.offset;
+            let Some(header) = self.header()? else {
+                let dangling = !local.is_empty() || long_path.is_some() || long_link.is_some();
+                return if dangling {
+                    Err(self.malformed("extension without an entry behind it"))
+                } else {
+                    Ok(None)
+                };
+            };
+            match header.kind() {
+                b'x' | b'X' => {
+                    local = Records::parse(&self.extension(&header)?).map_err(|e| self.malformed(e))?
+                }
+                b'g' => {
+                    let records = Records::parse(&self.extension(&header)?).map_err(|e| self.malformed(e))?;
+                    self.global.update(records);
+                    if self.global.size() > MAX_EXTENSION {
+                        return Err(self.malformed("global PAX records are too long"));
+                    }
+                }
+                b'L' => long_path = Some(without_nul(self.extension(&header)?)),
+                b'K' => long_link = Some(without_nul(self.extension(&header)?)),
+                // The label of the archive is nothing in it.
+                b'V' => {
+                    let size = header.size().map_err(|e| self.malformed(e))?;
+                    self.skip(size.saturating_add(padding(size)))?;
+                }
+                _ => return self.entry(&header, &local, long_path, long_link).map(Some),
+            }
+        }
     }
 
     /// Reads data of the current entry, holes as zeros: fills `buffer` unless the entry ends first, and returns how much was
     /// filled. A stream that ends inside the entry is an error.
-    pub fn read_data(&mut self, _buffer: &mut [u8]) -> Result<usize, LayerError> {
-        todo!()
+    pub fn read_data(&mut self, buffer: &mut [u8]) -> Result<usize, LayerError> {
+        let left = usize::try_from(self.data.size - self.data.position).unwrap_or(usize::MAX);
+        let wanted = left.min(buffer.len());
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..wanted).filter(|rest| !rest.is_empty()) {
+            let (stored, count) = self.data.next_run(rest.len());
+            let Some(rest) = rest.get_mut(..count) else { break };
+            if stored {
+                self.read_exact(rest)?;
+                self.data.stored -= count as u64;
+            } else {
+                rest.fill(0);
+            }
+            self.data.advance(count as u64);
+            filled += count;
+        }
+        Ok(filled)
     }
+
+    /// The next header that is not all zeros; `None` at the end of the stream.
+    fn header(&mut self) -> Result<Option<Header>, LayerError> {
+        loop {
+            let mut block = [0; BLOCK];
+            let filled = self.fill(&mut block)?;
+            if filled == 0 {
+                return Ok(None);
+            }
+            if filled < BLOCK {
+                return Err(self.malformed("the stream ends inside a header"));
+            }
+            if block.iter().any(|&byte| byte != 0) {
+                return Header::parse(block).map(Some).map_err(|problem| self.malformed(problem));
+            }
+            // Zero blocks end an archive; another one may follow.
+            self.entry_offset = self.offset;
+        }
+    }
+
+    /// The data of an extension header, bounded.
+    fn extension(&mut self, header: &Header) -> Result<Vec<u8>, LayerError> {
+        let size = header.size().map_err(|problem| self.malformed(problem))?;
+        if size > MAX_EXTENSION {
+            return Err(
+                self.malformed(format!("extension of {size} bytes, at most {MAX_EXTENSION} are read"))
+            );
+        }
+        let mut bytes = Vec::new();
+        let read =
+            self.input.by_ref().take(size).read_to_end(&mut bytes).map_err(|source| self.io(source))?;
+        self.offset += read as u64;
+        if (read as u64) < size {
+            return Err(self.malformed("the stream ends inside an extension"));
+        }
+        self.skip(padding(size))?;
+        Ok(bytes)
+    }
+
+    /// What `header` and the extensions before it say together.
+    fn entry(
+        &mut self,
+        header: &Header,
+        local: &Records,
+        long_path: Option<Vec<u8>>,
+        long_link: Option<Vec<u8>>,
+    ) -> Result<Meta, LayerError> {
+        let records = Both { local, global: &self.global };
+        let path = records.get(b"GNU.sparse.name").or_else(|| records.get(b"path")).map(<[u8]>::to_vec);
+        let path = path.or(long_path).unwrap_or_else(|| header.path());
+        let link =
+            records.get(b"linkpath").map(<[u8]>::to_vec).or(long_link).unwrap_or_else(|| header.link());
+        self.path.clone_from(&path);
+        let fields = Fields::read(header, &records).map_err(|problem| self.bad(problem))?;
+        let kind = kind(header, &path, link).map_err(|problem| self.bad(problem))?;
+        let sparse = Sparse::of(header, &records).map_err(|problem| self.bad(problem))?;
+        let xattrs = records.xattrs().map_err(|problem| self.bad(problem))?;
+        if path.is_empty() || path.contains(&0) {
+            return Err(self.bad("its path is empty or holds a NUL"));
+        }
+        // A header that only describes has no data, whatever its size says.
+        let has_data = kind == EntryKind::Regular || header.kind() == b'D';
+        let stored = if has_data { fields.stored } else { 0 };
+        self.data = Data { stored, padding: padding(stored), ..Data::default() };
+        let mut size = 0;
+        if kind == EntryKind::Regular {
+            size = self.prepare(header, sparse, stored)?;
+        }
+        self.data.size = size;
+        Ok(Meta {
+            path,
+            kind,
+            mode: fields.mode & 0o7777,
+            uid: fields.uid,
+            gid: fields.gid,
+            mtime_secs: fields.mtime.0,
+            mtime_nanos: fields.mtime.1,
+            size,
+            xattrs,
+            offset: self.entry_offset,
+        })
+    }
+
+    /// Reads the map of a sparse file and returns the size of the file.
+    fn prepare(&mut self, header: &Header, sparse: Sparse, stored: u64) -> Result<u64, LayerError> {
+        let (size, mut parts) = match sparse {
+            Sparse::No => return Ok(stored),
+            Sparse::Old { size, mut parts, extended } => {
+                let mut more = extended;
+                while more {
+                    let mut block = [0; BLOCK];
+                    if self.fill(&mut block)? < BLOCK {
+                        return Err(self.bad("the stream ends inside its sparse map"));
+                    }
+                    more = header.extend_sparse(&block, &mut parts).map_err(|problem| self.bad(problem))?;
+                }
+                (size, parts)
+            }
+            Sparse::Listed { size, parts } => (size, parts),
+            Sparse::InData { size } => (size, self.sparse_map()?),
+        };
+        check_parts(&parts, size, self.data.stored).map_err(|problem| self.bad(problem))?;
+        parts.reverse();
+        self.data.parts = Some(parts);
+        Ok(size)
+    }
+
+    /// The map at the start of the data of a sparse file, format 1.0: decimal numbers on lines, padded to a block.
+    fn sparse_map(&mut self) -> Result<Vec<Part>, LayerError> {
+        let mut map = pax::SparseMap::default();
+        while !map.is_complete() {
+            let mut block = [0; BLOCK];
+            if self.data.stored < BLOCK as u64 || self.fill(&mut block)? < BLOCK {
+                return Err(self.bad("the stream ends inside its sparse map"));
+            }
+            self.data.stored -= BLOCK as u64;
+            map.feed(&block).map_err(|problem| self.bad(problem))?;
+        }
+        Ok(map.into_parts())
+    }
+
+    /// Fills `buffer` unless the stream ends first.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, LayerError> {
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.input.read(rest) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(self.io(source)),
+            }
+        }
+        self.offset += filled as u64;
+        Ok(filled)
+    }
+
+    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), LayerError> {
+        let filled = self.fill(buffer)?;
+        if filled == buffer.len() { Ok(()) } else { Err(self.bad("the stream ends inside its data")) }
+    }
+
+    /// Reads and forgets `count` bytes.
+    fn skip(&mut self, count: u64) -> Result<(), LayerError> {
+        let skipped = std::io::copy(&mut self.input.by_ref().take(count), &mut std::io::sink());
+        let skipped = skipped.map_err(|source| self.io(source))?;
+        self.offset += skipped;
+        if skipped == count { Ok(()) } else { Err(self.bad("the stream ends inside its data")) }
+    }
+
+    fn malformed(&self, problem: impl Into<String>) -> LayerError {
+        LayerError::Malformed { offset: self.entry_offset, problem: problem.into() }
+    }
+
+    fn bad(&self, problem: impl Into<String>) -> LayerError {
+        let path = String::from_utf8_lossy(self.path.get(..256).unwrap_or(&self.path)).into_owned();
+        LayerError::Entry { path, offset: self.entry_offset, problem: problem.into() }
+    }
+
+    fn io(&self, source: std::io::Error) -> LayerError {
+        LayerError::Io { offset: self.offset, source }
+    }
+}
+
+impl Data {
+    /// Are the next bytes stored, and how many of at most `wanted` are alike?
+    fn next_run(&self, wanted: usize) -> (bool, usize) {
+        let Some(parts) = &self.parts else { return (true, wanted) };
+        let (stored, end) = match parts.last() {
+            Some(part) if part.offset <= self.position => (true, part.offset + part.size),
+            Some(part) => (false, part.offset),
+            None => (false, self.size),
+        };
+        (stored, usize::try_from(end - self.position).unwrap_or(usize::MAX).min(wanted))
+    }
+
+    /// Moves on, dropping parts that are read.
+    fn advance(&mut self, count: u64) {
+        self.position += count;
+        if let Some(parts) = &mut self.parts {
+            while parts.last().is_some_and(|part| part.offset + part.size <= self.position) {
+                parts.pop();
+            }
+        }
+    }
+}
+
+/// What the type flag of `header` means.
+fn kind(header: &Header, path: &[u8], link: Vec<u8>) -> Result<EntryKind, String> {
+    Ok(match header.kind() {
+        b'0' | 0 if path.ends_with(b"/") => EntryKind::Directory,
+        b'0' | 0 | b'7' | b'S' => EntryKind::Regular,
+        b'1' => EntryKind::HardLink(link),
+        b'2' => EntryKind::Symlink(link),
+        b'3' => header.device().map(|(major, minor)| EntryKind::CharDevice { major, minor })?,
+        b'4' => header.device().map(|(major, minor)| EntryKind::BlockDevice { major, minor })?,
+        b'5' | b'D' => EntryKind::Directory,
+        b'6' => EntryKind::Fifo,
+        b'M' => return Err("is the rest of a file in another volume".to_owned()),
+        other => return Err(format!("has the unknown type {:?}", char::from(other))),
+    })
+}
+
+/// A name up to its first NUL.
+fn without_nul(mut name: Vec<u8>) -> Vec<u8> {
+    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+    name.truncate(end);
+    name
+}
+
+/// Zeros behind `size` bytes of data.
+fn padding(size: u64) -> u64 {
+    size.wrapping_neg() % BLOCK as u64
 }
