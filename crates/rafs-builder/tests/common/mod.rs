@@ -1,10 +1,10 @@
 //! Golden images and file system trees as values that can be compared.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+use oci_registry::layer::{EntryKind, Layer, Meta};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -124,26 +124,21 @@ pub fn tar_tree(bytes: &[u8]) -> Tree {
     assert!(bytes.ends_with(&[0; 1024]), "a tar ends with two empty blocks");
     let mut tree = Tree::new();
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut archive = tar::Archive::new(bytes);
-    for entry in archive.entries().unwrap() {
-        let mut entry = entry.unwrap();
-        let raw = entry.path_bytes().into_owned();
-        assert!(!raw.starts_with(b"/"), "paths are relative");
-        let path = format!("/{}", escape(raw.strip_suffix(b"/").unwrap_or(&raw)));
-        let link = entry.link_name_bytes().map(|name| escape(&name)).unwrap_or_default();
-        if entry.header().entry_type() == tar::EntryType::Link {
-            let first = format!("/{link}");
+    let mut layer = Layer::new(bytes);
+    while let Some(meta) = layer.next_entry().unwrap() {
+        assert!(!meta.path.starts_with(b"/"), "paths are relative");
+        let path = format!("/{}", escape(meta.path.strip_suffix(b"/").unwrap_or(&meta.path)));
+        if let EntryKind::HardLink(link) = &meta.kind {
+            let first = format!("/{}", escape(link));
             assert!(tree.contains_key(&first), "{path} links to {first}, which comes before it");
             groups.entry(first.clone()).or_insert_with(|| vec![first]).push(path);
             continue;
         }
-        let mut found = from_header(entry.header());
-        found.target = link;
-        read_pax(&mut entry, &mut found);
-        let mut data = Vec::new();
-        entry.read_to_end(&mut data).unwrap();
+        let mut found = from_meta(&meta);
         if found.kind == "reg" {
-            found.size = data.len() as u64;
+            let mut data = vec![0; usize::try_from(meta.size).unwrap()];
+            assert_eq!(layer.read_data(&mut data).unwrap(), data.len());
+            found.size = meta.size;
             found.sha256 = hex::encode(Sha256::digest(&data));
         }
         assert!(tree.insert(path.clone(), found).is_none(), "{path} is there twice");
@@ -152,48 +147,28 @@ pub fn tar_tree(bytes: &[u8]) -> Tree {
     tree
 }
 
-/// What the fixed header says.
-fn from_header(header: &tar::Header) -> Entry {
-    let device = || (header.device_major().unwrap().unwrap(), header.device_minor().unwrap().unwrap());
-    assert_eq!(header.username_bytes().unwrap(), b"", "owner names are left out");
-    let (kind, rdev) = match header.entry_type() {
-        tar::EntryType::Regular => ("reg", (0, 0)),
-        tar::EntryType::Directory => ("dir", (0, 0)),
-        tar::EntryType::Symlink => ("lnk", (0, 0)),
-        tar::EntryType::Char => ("chr", device()),
-        tar::EntryType::Block => ("blk", device()),
-        tar::EntryType::Fifo => ("fifo", (0, 0)),
+fn from_meta(meta: &Meta) -> Entry {
+    let (kind, rdev, target) = match &meta.kind {
+        EntryKind::Regular => ("reg", (0, 0), String::new()),
+        EntryKind::Directory => ("dir", (0, 0), String::new()),
+        EntryKind::Symlink(target) => ("lnk", (0, 0), escape(target)),
+        EntryKind::CharDevice { major, minor } => ("chr", (*major, *minor), String::new()),
+        EntryKind::BlockDevice { major, minor } => ("blk", (*major, *minor), String::new()),
+        EntryKind::Fifo => ("fifo", (0, 0), String::new()),
         other => panic!("unexpected {other:?}"),
     };
+    let text = |name: &[u8]| String::from_utf8(name.to_vec()).unwrap();
     Entry {
         kind: kind.to_owned(),
-        mode: format!("{:o}", header.mode().unwrap()),
-        uid: header.uid().unwrap(),
-        gid: header.gid().unwrap(),
-        mtime: i64::try_from(header.mtime().unwrap()).unwrap(),
+        mode: format!("{:o}", meta.mode),
+        uid: meta.uid.into(),
+        gid: meta.gid.into(),
+        mtime: meta.mtime_secs,
+        mtime_ns: meta.mtime_nanos,
+        target,
         rdev,
+        xattrs: meta.xattrs.iter().map(|(name, value)| (text(name), hex::encode(value))).collect(),
         ..Entry::default()
-    }
-}
-
-/// Applies PAX records.
-fn read_pax<R: Read>(entry: &mut tar::Entry<'_, R>, found: &mut Entry) {
-    for record in entry.pax_extensions().unwrap().into_iter().flatten() {
-        let record = record.unwrap();
-        let value = record.value_bytes();
-        match record.key().unwrap() {
-            "mtime" => {
-                let text = std::str::from_utf8(value).unwrap();
-                let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-                found.mtime = seconds.parse().unwrap();
-                found.mtime_ns = format!("{fraction:0<9}").parse().unwrap();
-            }
-            "path" | "linkpath" => {}
-            key => {
-                let name = key.strip_prefix("SCHILY.xattr.").unwrap_or_else(|| panic!("unexpected {key}"));
-                found.xattrs.insert(name.to_owned(), hex::encode(value));
-            }
-        }
     }
 }
 
