@@ -1,1 +1,342 @@
-//! `nydus-image create`: one source to one bootstrap and at most one blob.
+//! `nydus-image create`: a layer or a directory becomes a blob and a bootstrap.
+//!
+//! The source is read once, in order: entries go to a [`TreeBuilder`], data to the pipeline. At the end the chunk table is put behind the data and the
+//! tree is written. Knows RAFS v6 with a bootstrap of its own; other kinds are refused by the command line.
+
+mod directory;
+mod pipeline;
+mod tar;
+
+use crate::output::{Output, OutputError, Outputs, Place};
+use crate::tree::{NodeId, TreeBuilder, TreeError};
+use oci_registry::layer::LayerError;
+use pipeline::{Coding, Feeder, Stopped, Stored};
+use rafs_codec::{CodecError, Encoder};
+use rafs_format::blob_meta::{self, Header};
+use rafs_format::device::BlobMetaLocation;
+use rafs_format::write::{self, Options as WriteOptions};
+use rafs_format::{
+    Blob, BlobFeatures, BlobId, Cipher, Compressor, Digest, DigestAlgorithm, FileType, FormatError,
+};
+use sha2::{Digest as _, Sha256};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Why an image could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages name the fields")]
+pub enum CreateError {
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    #[error("cannot read {}", path.display())]
+    Source { path: PathBuf, source: io::Error },
+    #[error("{path:?} cannot be stored: {problem}")]
+    Entry { path: String, problem: String },
+    #[error("cannot write blob {}", path.display())]
+    Blob { path: PathBuf, source: io::Error },
+    #[error("cannot compress")]
+    Codec { source: CodecError },
+    #[error("too many {what}, at most {limit} are possible; a larger --chunk-size makes fewer chunks")]
+    TooMany { what: &'static str, limit: u64 },
+    #[error("the image cannot be written")]
+    Format(#[from] FormatError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error("the build stopped early")]
+    Stopped,
+}
+
+/// Which markers of a directory say that something of a lower layer is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Whiteouts {
+    /// Files called `.wh.NAME`.
+    #[default]
+    Oci,
+    /// Character devices 0/0.
+    Overlayfs,
+    /// None: every entry is itself.
+    None,
+}
+
+/// What an image is made of.
+pub enum Input<'a> {
+    /// A tar stream, compressed or not.
+    Tar(Box<dyn Read + Send + 'a>),
+    /// A directory.
+    Directory(PathBuf),
+}
+
+impl std::fmt::Debug for Input<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tar(_) => f.write_str("Tar"),
+            Self::Directory(path) => f.debug_tuple("Directory").field(path).finish(),
+        }
+    }
+}
+
+/// How an image is made.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Largest chunk, a power of two from 4 KiB to 16 MiB.
+    pub chunk_size: u32,
+    /// Compression of chunks.
+    pub compressor: Compressor,
+    /// Level of zstd.
+    pub level: i32,
+    /// Digest of chunks.
+    pub digester: DigestAlgorithm,
+    /// Threads that hash and compress.
+    pub threads: usize,
+    /// Id of the blob instead of its SHA-256.
+    pub blob_id: Option<BlobId>,
+    /// Markers left out of a directory.
+    pub whiteouts: Whiteouts,
+    /// Absolute paths to fetch first, in order.
+    pub prefetch: Vec<Vec<u8>>,
+    /// Write the prefetch table; without it the paths only come first in the blob.
+    pub prefetch_table: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            chunk_size: 1 << 20,
+            compressor: Compressor::Zstd,
+            level: 3,
+            digester: DigestAlgorithm::Blake3,
+            threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            blob_id: None,
+            whiteouts: Whiteouts::default(),
+            prefetch: Vec::new(),
+            prefetch_table: false,
+        }
+    }
+}
+
+/// What was built.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Id of the blob; `None` for an image without data.
+    pub blob: Option<BlobId>,
+    /// Path of the blob, where one was written.
+    pub blob_path: Option<PathBuf>,
+    /// Path of the bootstrap.
+    pub bootstrap_path: PathBuf,
+    /// Entries of the tree.
+    pub entries: u64,
+    /// Size of the blob.
+    pub blob_size: u64,
+    /// Size of the data as files have it, each chunk once, chunks rounded up to 4096.
+    pub uncompressed_size: u64,
+    /// Distinct chunks.
+    pub chunks: u64,
+    /// Chunks that were there before, and their bytes.
+    pub duplicates: (u64, u64),
+    /// Entries left out because they are whiteouts.
+    pub whiteouts: u64,
+    /// Extended attributes left out because Linux has no such namespace.
+    pub skipped_xattrs: u64,
+    /// Time for reading the source and writing the blob, and for writing the bootstrap.
+    pub times: (Duration, Duration),
+}
+
+/// What reading a source leaves behind, besides its data.
+#[derive(Debug, Default)]
+struct Scanned {
+    tree: TreeBuilder,
+    whiteouts: u64,
+    skipped_xattrs: u64,
+}
+
+/// Builds an image. `progress` is told plain bytes as they are read. Nothing is left behind on failure, except what went into a pipe.
+pub fn create(
+    input: Input<'_>,
+    options: &Options,
+    places: (Place, Place),
+    outputs: &Outputs,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Report, CreateError> {
+    let started = Instant::now();
+    let (bootstrap_place, blob_place) = places;
+    let mut bootstrap = outputs.start(bootstrap_place)?;
+    let blob = outputs.start(blob_place)?;
+    let blob_path = blob.path();
+    let coding = Coding {
+        chunk_size: options.chunk_size,
+        compressor: options.compressor,
+        level: options.level,
+        digester: options.digester,
+        threads: options.threads.max(1),
+    };
+    let claims = pipeline::claims();
+    let queue = pipeline::queue();
+    let (read, stored, blob) = std::thread::scope(|scope| {
+        let blob = io::BufWriter::with_capacity(256 << 10, blob);
+        let mut feeder = pipeline::start(scope, &claims, &queue, coding, blob, blob_path.clone())?;
+        let read = match input {
+            Input::Tar(stream) => tar::read(stream, &mut feeder, options.chunk_size, progress),
+            Input::Directory(path) => directory::read(&path, &mut feeder, options, progress),
+        };
+        // Where the collector stopped, it knows better why.
+        let finished = feeder.finish();
+        match (read, finished) {
+            (Err(CreateError::Stopped), Err(error)) | (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            (Ok(read), Ok((stored, blob))) => Ok((read, stored, blob)),
+        }
+    })?;
+    drop(claims);
+    let (blobs, blob_output) = finish_blob(&stored, options, blob, &blob_path)?;
+    let data_time = started.elapsed();
+    let write_started = Instant::now();
+    let Scanned { tree, whiteouts, skipped_xattrs } = read;
+    let prefetch = prefetch_nodes(&tree, options);
+    let (tree, prefetch) = tree.finish(&stored.chunks, stored.positions, options.chunk_size, &prefetch);
+    let write_options = WriteOptions {
+        chunk_size: options.chunk_size,
+        compressor: options.compressor,
+        digester: options.digester,
+        explicit_ids: true,
+        prefetch: prefetch.into_iter().flatten().collect(),
+    };
+    let bytes = write::bootstrap(&tree, &blobs, &write_options)?;
+    let path = bootstrap.path();
+    let failed = |source| OutputError { action: "write", path, source };
+    bootstrap.write_all(&bytes).map_err(failed)?;
+    let name = hex::encode(Sha256::digest(&bytes));
+    let blob_name = blobs.first().map(|blob| blob.id.to_string());
+    let paths = Outputs::commit(vec![(blob_output, blob_name), (bootstrap, Some(name))])?;
+    let [blob_path, bootstrap_path] = paths.try_into().unwrap_or([None, None]);
+    Ok(Report {
+        blob: blobs.first().map(|blob| blob.id.clone()),
+        blob_path: blob_path.filter(|_| !blobs.is_empty()),
+        bootstrap_path: bootstrap_path.unwrap_or_default(),
+        entries: tree.entries.len() as u64,
+        blob_size: blobs.first().map_or(0, |blob| blob.compressed_size),
+        uncompressed_size: stored.uncompressed_size,
+        chunks: stored.chunks.len() as u64,
+        duplicates: (stored.duplicates, stored.duplicate_bytes),
+        whiteouts,
+        skipped_xattrs,
+        times: (data_time, write_started.elapsed()),
+    })
+}
+
+/// Puts the chunk table and its header behind the data. Returns the blob table: one blob, or none without data.
+fn finish_blob(
+    stored: &Stored,
+    options: &Options,
+    blob: io::BufWriter<Output>,
+    path: &std::path::Path,
+) -> Result<(Vec<Blob>, Output), CreateError> {
+    let failed = |source: io::Error| CreateError::Blob { path: path.to_path_buf(), source };
+    let mut blob = blob.into_inner().map_err(|error| failed(error.into_error()))?;
+    if stored.chunks.is_empty() {
+        return Ok((Vec::new(), blob));
+    }
+    let mut table = Vec::with_capacity(stored.chunks.len() * blob_meta::ENTRY_V1_SIZE);
+    for chunk in &stored.chunks {
+        blob_meta::push_v1(&mut table, chunk)?;
+    }
+    let codec = |source| CreateError::Codec { source };
+    let mut packed = Vec::new();
+    let mut encoder = Encoder::new(options.compressor, options.level).map_err(codec)?;
+    let smaller = encoder.encode(&table, &mut packed).map_err(codec)?;
+    let (compressor, bytes) =
+        if smaller { (options.compressor, &packed) } else { (Compressor::None, &table) };
+    let meta = BlobMetaLocation {
+        compressor,
+        compressed_offset: stored.compressed_size,
+        compressed_size: bytes.len() as u64,
+        uncompressed_size: table.len() as u64,
+    };
+    let features = BlobFeatures::ALIGNED | BlobFeatures::CAP_TAR_TOC;
+    let chunk_count = u32::try_from(stored.chunks.len()).unwrap_or(u32::MAX);
+    let header = Header {
+        features,
+        compressor,
+        entries: chunk_count,
+        compressed_offset: meta.compressed_offset,
+        compressed_size: meta.compressed_size,
+        uncompressed_size: meta.uncompressed_size,
+    };
+    let header = header.encode();
+    blob.write_all(bytes).and_then(|()| blob.write_all(&header)).map_err(failed)?;
+    let mut sha256 = stored.sha256.clone();
+    sha256.update(bytes);
+    sha256.update(header);
+    let id = match &options.blob_id {
+        Some(id) => id.clone(),
+        None => BlobId::new(&hex::encode(sha256.finalize()))?,
+    };
+    let blobs = vec![Blob {
+        id,
+        chunk_size: options.chunk_size,
+        chunk_count,
+        compressor: options.compressor,
+        digester: options.digester,
+        features,
+        compressed_size: meta.compressed_offset + meta.compressed_size + header.len() as u64,
+        uncompressed_size: stored.uncompressed_size,
+        meta,
+        toc_size: 0,
+        toc_digest: Digest([0; 32]),
+        meta_digest: Digest([0; 32]),
+        meta_size: 0,
+        cipher_iv: 0,
+        cipher: Cipher::None,
+    }];
+    Ok((blobs, blob))
+}
+
+/// Names of an absolute path.
+fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".")
+}
+
+/// Nodes that the prefetch table lists.
+fn prefetch_nodes(tree: &TreeBuilder, options: &Options) -> Vec<NodeId> {
+    if !options.prefetch_table {
+        return Vec::new();
+    }
+    options.prefetch.iter().filter_map(|path| tree.find(names(path))).collect()
+}
+
+/// Position of the next chunk, for the file whose it is.
+fn first_chunk<W>(feeder: &Feeder<'_, W>) -> Result<u32, CreateError> {
+    u32::try_from(feeder.given())
+        .map_err(|_over| CreateError::TooMany { what: "chunks", limit: u32::MAX.into() })
+}
+
+/// What a feeder that stopped means here.
+fn fed(done: Result<(), Stopped>) -> Result<(), CreateError> {
+    done.map_err(|Stopped| CreateError::Stopped)
+}
+
+/// Encodes the extended attributes of an entry. Returns the area and how many were left out because Linux has no such namespace.
+fn encode_xattrs(path: &[u8], xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<(Vec<u8>, u64), CreateError> {
+    let is_known = |name: &[u8]| {
+        let spaces: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+        spaces.iter().any(|space| name.starts_with(space))
+            || name == b"system.posix_acl_access"
+            || name == b"system.posix_acl_default"
+    };
+    let known: Vec<(&[u8], &[u8])> =
+        xattrs.iter().filter(|(name, _)| is_known(name)).map(|(n, v)| (n.as_slice(), v.as_slice())).collect();
+    let area = rafs_format::xattr::encode(&known).map_err(|source| bad_entry(path, source.to_string()))?;
+    Ok((area, (xattrs.len() - known.len()) as u64))
+}
+
+/// An entry that cannot be stored.
+fn bad_entry(path: &[u8], problem: impl Into<String>) -> CreateError {
+    CreateError::Entry { path: String::from_utf8_lossy(path).into_owned(), problem: problem.into() }
+}
+
+/// Full mode of a file type with permission bits.
+fn full_mode(file_type: FileType, permissions: u32) -> u16 {
+    file_type.mode_bits() | u16::try_from(permissions & 0o7777).unwrap_or(0)
+}

@@ -12,7 +12,9 @@ pub mod create;
 pub mod data;
 pub mod inspect;
 pub mod open;
+pub mod output;
 mod sections;
+pub mod tree;
 pub mod unpack;
 
 /// An error and its causes on one line, each said once: an error whose text already holds its cause does not repeat it.

@@ -1,0 +1,248 @@
+//! A layer as a source: entries in stream order, hard links to what comes later put right at the end.
+
+use super::pipeline::Feeder;
+use super::{CreateError, Scanned, bad_entry, encode_xattrs, fed, first_chunk, full_mode, names};
+use crate::tree::{Attributes, Content, NodeId, TreeError};
+use oci_registry::layer::{EntryKind, Layer, Meta, decompress};
+use rafs_format::FileType;
+use rafs_format::inode::encode_rdev;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+/// Bookkeeping of eStargz layers at the root, which is no content.
+const BOOKKEEPING: [&[u8]; 3] = [b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"];
+
+/// A hard link whose target was not there yet.
+struct Pending {
+    path: Vec<u8>,
+    target: Vec<u8>,
+    attributes: Attributes,
+}
+
+/// Reads the whole stream.
+pub(super) fn read<W>(
+    stream: Box<dyn Read + Send + '_>,
+    feeder: &mut Feeder<'_, W>,
+    chunk_size: u32,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Scanned, CreateError> {
+    let failed = |source: io::Error| CreateError::Source { path: PathBuf::from("the layer"), source };
+    let (_, plain) = decompress(stream).map_err(failed)?;
+    let mut layer = Layer::new(plain);
+    let mut source = Source { read: Scanned::default(), pending: Vec::new(), chunk_size, progress };
+    while let Some(meta) = layer.next_entry()? {
+        source.entry(&meta, &mut layer, feeder)?;
+    }
+    source.resolve()?;
+    Ok(source.read)
+}
+
+struct Source<'a> {
+    read: Scanned,
+    pending: Vec<Pending>,
+    chunk_size: u32,
+    progress: &'a (dyn Fn(u64) + Sync),
+}
+
+impl Source<'_> {
+    fn entry<R: Read, W>(
+        &mut self,
+        meta: &Meta,
+        layer: &mut Layer<R>,
+        feeder: &mut Feeder<'_, W>,
+    ) -> Result<(), CreateError> {
+        let path: Vec<&[u8]> = names(&meta.path).collect();
+        check_path(&meta.path, &path)?;
+        if let [only] = path.as_slice()
+            && BOOKKEEPING.contains(only)
+        {
+            return Ok(());
+        }
+        let (xattrs, skipped) = encode_xattrs(&meta.path, &meta.xattrs)?;
+        self.read.skipped_xattrs += skipped;
+        let Some((name, parents)) = path.split_last() else {
+            let attributes = attributes(meta, FileType::Directory);
+            if meta.kind != EntryKind::Directory {
+                return Err(bad_entry(&meta.path, "the root must be a directory"));
+            }
+            return Ok(self.read.tree.set_root(attributes, &xattrs)?);
+        };
+        let parent = self.parent(&meta.path, parents)?;
+        self.insert(meta, parent, name, &xattrs, layer, feeder)
+    }
+
+    fn parent(&mut self, path: &[u8], parents: &[&[u8]]) -> Result<NodeId, CreateError> {
+        let tree = &mut self.read.tree;
+        parents
+            .iter()
+            .try_fold(tree.root(), |at, name| tree.directory(at, name))
+            .map_err(|error| tree_error(path, error))
+    }
+
+    fn insert<R: Read, W>(
+        &mut self,
+        meta: &Meta,
+        parent: NodeId,
+        name: &[u8],
+        xattrs: &[u8],
+        layer: &mut Layer<R>,
+        feeder: &mut Feeder<'_, W>,
+    ) -> Result<(), CreateError> {
+        let none = Content { xattrs, ..Content::default() };
+        let (file_type, content) = match &meta.kind {
+            EntryKind::HardLink(target) => return self.hard_link(meta, parent, name, target),
+            EntryKind::Regular => {
+                let first_chunk = first_chunk(feeder)?;
+                self.data(meta, layer, feeder)?;
+                (FileType::Regular, Content { size: meta.size, first_chunk, ..none })
+            }
+            EntryKind::Directory => (FileType::Directory, none),
+            EntryKind::Fifo => (FileType::Fifo, none),
+            EntryKind::Symlink(target) => {
+                check_target(&meta.path, target)?;
+                (FileType::Symlink, Content { target, ..none })
+            }
+            EntryKind::CharDevice { major, minor } => {
+                (FileType::CharDevice, Content { rdev: rdev(&meta.path, *major, *minor)?, ..none })
+            }
+            EntryKind::BlockDevice { major, minor } => {
+                (FileType::BlockDevice, Content { rdev: rdev(&meta.path, *major, *minor)?, ..none })
+            }
+        };
+        let inserted = self.read.tree.insert(parent, name, attributes(meta, file_type), &content);
+        inserted.map(|_| ()).map_err(|error| tree_error(&meta.path, error))
+    }
+
+    fn data<R: Read, W>(
+        &self,
+        meta: &Meta,
+        layer: &mut Layer<R>,
+        feeder: &mut Feeder<'_, W>,
+    ) -> Result<(), CreateError> {
+        let limit = u64::from(u32::MAX) * u64::from(self.chunk_size);
+        if meta.size > limit {
+            return Err(bad_entry(
+                &meta.path,
+                format!("it is {} bytes long, at most {limit} are possible", meta.size),
+            ));
+        }
+        let done = feeder.file(meta.size, &mut |buffer| {
+            layer.read_data(buffer)?;
+            (self.progress)(buffer.len() as u64);
+            Ok(())
+        })?;
+        fed(done)
+    }
+
+    /// Links to an entry before it at once, to one behind it at the end.
+    fn hard_link(
+        &mut self,
+        meta: &Meta,
+        parent: NodeId,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<(), CreateError> {
+        let target_names: Vec<&[u8]> = names(target).collect();
+        check_path(target, &target_names)?;
+        let attributes = attributes(meta, FileType::Regular);
+        match self.read.tree.find(target_names) {
+            Some(found) => self.link(&meta.path, parent, name, attributes, found),
+            None => {
+                self.pending.push(Pending { path: meta.path.clone(), target: target.to_vec(), attributes });
+                Ok(())
+            }
+        }
+    }
+
+    fn link(
+        &mut self,
+        path: &[u8],
+        parent: NodeId,
+        name: &[u8],
+        attributes: Attributes,
+        target: NodeId,
+    ) -> Result<(), CreateError> {
+        let tree = &mut self.read.tree;
+        let linked = match tree.file_type(target) {
+            Some(FileType::Regular) => {
+                let inode = tree.inode_of(target);
+                tree.link(parent, name, attributes, inode)
+            }
+            Some(FileType::Directory) | None => {
+                return Err(bad_entry(path, "it is a hard link to a directory"));
+            }
+            // The format links regular files only; others become copies.
+            Some(_) => tree.copy(target, parent, name),
+        };
+        linked.map(|_| ()).map_err(|error| tree_error(path, error))
+    }
+
+    /// Makes the links that waited, until no more can be made.
+    fn resolve(&mut self) -> Result<(), CreateError> {
+        let mut pending = std::mem::take(&mut self.pending);
+        while !pending.is_empty() {
+            let before = pending.len();
+            for link in std::mem::take(&mut pending) {
+                let Some(found) = self.read.tree.find(names(&link.target)) else {
+                    pending.push(link);
+                    continue;
+                };
+                let path: Vec<&[u8]> = names(&link.path).collect();
+                let Some((name, parents)) = path.split_last() else { continue };
+                let parent = self.parent(&link.path, parents)?;
+                self.link(&link.path, parent, name, link.attributes, found)?;
+            }
+            if let Some(first) = pending.first().filter(|_| pending.len() == before) {
+                let target = String::from_utf8_lossy(&first.target).into_owned();
+                return Err(bad_entry(
+                    &first.path,
+                    format!("it is a hard link to {target:?}, which is not in the layer"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses what would leave the tree, and names that cannot be stored.
+fn check_path(path: &[u8], names: &[&[u8]]) -> Result<(), CreateError> {
+    if names.contains(&b"..".as_slice()) {
+        return Err(bad_entry(path, "its path has a \"..\" in it"));
+    }
+    match names.iter().find(|name| name.len() > 255) {
+        Some(name) => {
+            Err(bad_entry(path, format!("a name of {} bytes, at most 255 are possible", name.len())))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses targets that cannot be stored.
+pub(super) fn check_target(path: &[u8], target: &[u8]) -> Result<(), CreateError> {
+    if (1..=4095).contains(&target.len()) {
+        return Ok(());
+    }
+    Err(bad_entry(path, format!("its symlink target has {} bytes, 1 to 4095 are possible", target.len())))
+}
+
+/// Refuses device numbers that do not fit.
+pub(super) fn rdev(path: &[u8], major: u32, minor: u32) -> Result<u32, CreateError> {
+    if major <= 0xFFF && minor <= 0xF_FFFF {
+        return Ok(encode_rdev(major, minor));
+    }
+    Err(bad_entry(path, format!("device number {major}:{minor} is over 12:20 bits")))
+}
+
+fn attributes(meta: &Meta, file_type: FileType) -> Attributes {
+    Attributes {
+        mode: full_mode(file_type, meta.mode),
+        uid: meta.uid,
+        gid: meta.gid,
+        mtime_secs: meta.mtime_secs,
+        mtime_nanos: meta.mtime_nanos,
+    }
+}
+
+fn tree_error(path: &[u8], error: TreeError) -> CreateError {
+    bad_entry(path, error.to_string())
+}

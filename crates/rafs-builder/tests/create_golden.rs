@@ -1,0 +1,117 @@
+//! Layers of the reference builder, built again: bootstrap and blob are the same byte for byte, but for the order of xattrs (theirs is
+//! random, ours sorted) and fractions of times, which theirs drops.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+
+mod common;
+
+use rafs_builder::create::{Input, Options, Report, create};
+use rafs_builder::open::{BlobSource, Image, LocalFs};
+use rafs_builder::output::{Outputs, Place};
+use rafs_builder::{check, unpack};
+use rafs_format::check::Visit;
+use rafs_format::{Bootstrap, Compressor, DigestAlgorithm, FormatError};
+use std::path::Path;
+use std::sync::Arc;
+
+fn build(input: Input<'_>, options: &Options, dir: &Path) -> Report {
+    let places = (Place::File(dir.join("boot")), Place::Directory(dir.to_path_buf()));
+    create(input, options, places, &Outputs::new(), &|_| {}).unwrap()
+}
+
+fn tar(path: &Path) -> Input<'static> {
+    Input::Tar(Box::new(std::fs::File::open(path).unwrap()))
+}
+
+/// The bytes of a bootstrap with the xattrs of each inode in order of names and times in whole seconds.
+fn normal(mut bytes: Vec<u8>) -> Vec<u8> {
+    let bootstrap = Bootstrap::parse(bytes.clone()).unwrap();
+    let meta_start = bootstrap.superblock().meta_start;
+    let each = &mut |visit: &Visit<'_>| -> Result<(), FormatError> {
+        let at = usize::try_from(visit.inode.nid.byte_offset(meta_start).unwrap()).unwrap();
+        bytes[at + 40..at + 44].fill(0);
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> = bootstrap
+            .xattrs(&visit.inode)?
+            .map(|x| x.map(|x| ([x.prefix.as_bytes(), x.suffix].concat(), x.value.to_vec())))
+            .collect::<Result<_, _>>()?;
+        let pairs: Vec<(&[u8], &[u8])> = pairs.iter().map(|(n, v)| (n.as_slice(), v.as_slice())).collect();
+        let area = rafs_format::xattr::encode(&pairs)?;
+        bytes[at + 64..at + 64 + area.len()].copy_from_slice(&area);
+        Ok(())
+    };
+    rafs_format::check::check(&bootstrap, each).unwrap();
+    bytes
+}
+
+#[test]
+fn layers_become_the_reference_images() {
+    let Some(golden) = common::golden() else { return };
+    for (image, source, chunk_size) in
+        [("v6-tar", "nasty.tar", 0x4000), ("v6-bigdir", "bigdir.tar.gz", 0x10_0000)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let report =
+            build(tar(&golden.join(source)), &Options { chunk_size, ..Options::default() }, dir.path());
+        let found = std::fs::read(dir.path().join("boot")).unwrap();
+        let expected = std::fs::read(golden.join(image).join("image.boot")).unwrap();
+        assert!(normal(found) == normal(expected), "{image}: bootstrap differs");
+        let Some(blob) = report.blob else { continue };
+        let found = std::fs::read(dir.path().join(blob.as_str())).unwrap();
+        let expected = std::fs::read(golden.join(image).join("blobs").join(blob.as_str())).unwrap();
+        assert!(found == expected, "{image}: blob {blob} differs");
+    }
+}
+
+/// Every input form and thread count gives the same bytes, and unpacks to the tree it was made from.
+#[test]
+fn forms_and_threads_do_not_change_a_byte() {
+    let Some(golden) = common::golden() else { return };
+    let plain = std::fs::read(golden.join("nasty.tar")).unwrap();
+    let zstd = {
+        let mut out = Vec::new();
+        let mut child = std::process::Command::new("zstd")
+            .arg("-qc")
+            .arg(golden.join("nasty.tar"))
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::copy(&mut child.stdout.take().unwrap(), &mut out).unwrap();
+        child.wait().unwrap();
+        out
+    };
+    let gzip = std::fs::read(golden.join("nasty.tar.gz")).unwrap();
+    let mut seen = None;
+    for (bytes, threads) in [(&plain, 1), (&plain, 2), (&plain, 5), (&gzip, 2), (&zstd, 3)] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { threads, chunk_size: 0x1000, ..Options::default() };
+        let report = build(Input::Tar(Box::new(bytes.as_slice())), &options, dir.path());
+        let blob = std::fs::read(dir.path().join(report.blob.unwrap().as_str())).unwrap();
+        let bytes = (std::fs::read(dir.path().join("boot")).unwrap(), blob);
+        assert!(*seen.get_or_insert_with(|| bytes.clone()) == bytes, "{threads} threads");
+    }
+}
+
+#[test]
+fn what_is_built_checks_and_unpacks_to_its_source() {
+    let Some(golden) = common::golden() else { return };
+    let codings = [
+        (Compressor::None, DigestAlgorithm::Sha256, 0x1000),
+        (Compressor::Lz4Block, DigestAlgorithm::Blake3, 0x2000),
+        (Compressor::Zstd, DigestAlgorithm::Blake3, 0x10_0000),
+        (Compressor::Zstd, DigestAlgorithm::Sha256, 0x100_0000),
+    ];
+    for (compressor, digester, chunk_size) in codings {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { compressor, digester, chunk_size, threads: 2, ..Options::default() };
+        build(tar(&golden.join("nasty.tar")), &options, dir.path());
+        let image = Image::open(&dir.path().join("boot")).unwrap();
+        check::structure(&image).unwrap();
+        let source =
+            BlobSource::new(Arc::new(LocalFs { dir: Some(dir.path().to_path_buf()), ..LocalFs::default() }))
+                .unwrap();
+        let report = check::data(&image, &source, 2).unwrap();
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        let mut out = Vec::new();
+        unpack::tar_to(&image, &source, &mut out, 2).unwrap();
+        assert!(common::tar_tree(&out).len() > 200);
+    }
+}
