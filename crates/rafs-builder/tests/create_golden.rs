@@ -53,7 +53,10 @@ fn layers_become_the_reference_images() {
             build(tar(&golden.join(source)), &Options { chunk_size, ..Options::default() }, dir.path());
         let found = std::fs::read(dir.path().join("boot")).unwrap();
         let expected = std::fs::read(golden.join(image).join("image.boot")).unwrap();
-        assert!(normal(found) == normal(expected), "{image}: bootstrap differs");
+        let (found, expected) = (normal(found), normal(expected));
+        assert_eq!(found.len(), expected.len(), "{image}");
+        let differ: Vec<_> = (0..found.len()).filter(|&at| found[at] != expected[at]).collect();
+        assert!(differ.is_empty(), "{image}: differs at {differ:x?}");
         let Some(blob) = report.blob else { continue };
         let found = std::fs::read(dir.path().join(blob.as_str())).unwrap();
         let expected = std::fs::read(golden.join(image).join("blobs").join(blob.as_str())).unwrap();
