@@ -1,10 +1,458 @@
-//! `nydus-image create`: placeholder until building lands.
+//! `nydus-image create`: arguments to options, a progress bar, the result as log lines and JSON.
+
+use anyhow::{Context, bail, ensure};
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use rafs_builder::create::{self, BlobId, Compressor, DigestAlgorithm, Input, Options, Report, Whiteouts};
+use rafs_builder::output::{Outputs, Place};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::fs::File;
+use std::io::{self, BufRead, IsTerminal, Read};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Arguments of `create`.
-#[derive(Debug, clap::Args)]
-pub struct CreateArgs {}
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct CreateArgs {
+    /// A tar, compressed or not, a pipe with one, `-` for standard input, or a directory.
+    #[arg(value_name = "SOURCE")]
+    source: PathBuf,
+    /// What SOURCE is and what it becomes; without it a directory is `dir-rafs` and anything else `tar-rafs`.
+    #[arg(short = 't', long = "type", alias = "source-type", value_enum)]
+    kind: Option<Kind>,
+    /// Write the bootstrap to this file.
+    #[arg(short = 'B', long, value_name = "FILE", required_unless_present_any = ["blob_dir", "blob_inline_meta"])]
+    bootstrap: Option<PathBuf>,
+    /// Write the blob, named by its id, to this directory, and the bootstrap too where -B is not given.
+    #[arg(short = 'D', long, value_name = "DIR")]
+    blob_dir: Option<PathBuf>,
+    /// Write the blob to this file or pipe.
+    #[arg(short = 'b', long, value_name = "FILE")]
+    blob: Option<PathBuf>,
+    /// Name of the blob instead of its SHA-256.
+    #[arg(long, value_name = "ID")]
+    blob_id: Option<String>,
+    /// Largest chunk in bytes, a power of two from 0x1000 to 0x1000000.
+    #[arg(long, value_name = "SIZE", value_parser = number, default_value = "0x100000")]
+    chunk_size: u64,
+    /// Compression of chunks.
+    #[arg(long, value_enum, default_value_t = CompressorArg::Zstd)]
+    compressor: CompressorArg,
+    /// Level of zstd: 1 is fast, 19 is small.
+    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
+    compression_level: i32,
+    /// Digest of chunks.
+    #[arg(long, value_enum, default_value_t = DigesterArg::Blake3)]
+    digester: DigesterArg,
+    /// Threads that hash and compress; one for each core if not given. The image does not depend on it.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Markers in a directory that say that something of a lower layer is gone.
+    #[arg(long, value_enum, default_value_t = WhiteoutArg::Oci)]
+    whiteout_spec: WhiteoutArg,
+    /// What the paths to prefetch, read from standard input or --prefetch-files, are for.
+    #[arg(long, value_enum, default_value_t = PrefetchPolicy::None)]
+    prefetch_policy: PrefetchPolicy,
+    /// File with the absolute paths to prefetch, one on each line, instead of standard input.
+    #[arg(long, value_name = "FILE")]
+    prefetch_files: Option<PathBuf>,
+    /// Write the result to this file as JSON.
+    #[arg(short = 'J', long, value_name = "FILE")]
+    output_json: Option<PathBuf>,
+    /// Show progress: on a terminal, always, or never.
+    #[arg(long, value_enum, default_value_t = Progress::Auto)]
+    progress: Progress,
+    /// RAFS version.
+    #[arg(short = 'v', long, value_parser = ["5", "6"], default_value = "6")]
+    fs_version: String,
+    /// Accepted; the same source always gives the same image.
+    #[arg(long)]
+    repeatable: bool,
+    /// Accepted; chunks of RAFS v6 are always aligned.
+    #[arg(long)]
+    aligned_chunk: bool,
+    /// Accepted without effect.
+    #[arg(long, hide = true)]
+    disable_check: bool,
+    /// Accepted without effect.
+    #[arg(long, hide = true)]
+    crc: bool,
+    /// Configuration file of a daemon; needed only with --parent-bootstrap or --chunk-dict.
+    #[arg(short = 'C', long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    later: LaterArgs,
+}
+
+/// Options of 2.x that this version does not have: known, so that using them is told from a typing error.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Not supported by this version yet")]
+struct LaterArgs {
+    /// Put the bootstrap into the blob.
+    #[arg(long, alias = "inline-bootstrap", conflicts_with_all = ["bootstrap", "blob_id"])]
+    blob_inline_meta: bool,
+    /// Further parts of the blob: `blob-toc`.
+    #[arg(long, value_name = "FEATURE")]
+    features: Option<String>,
+    /// Merge small chunks into batches of this size.
+    #[arg(long, value_name = "SIZE", value_parser = number)]
+    batch_size: Option<u64>,
+    /// Encrypt the blob.
+    #[arg(short = 'E', long)]
+    encrypt: bool,
+    /// Use chunks of this image instead of storing them again.
+    #[arg(long, value_name = "BOOTSTRAP")]
+    chunk_dict: Option<String>,
+    /// Build on top of this image.
+    #[arg(long, value_name = "FILE")]
+    parent_bootstrap: Option<String>,
+    /// Write cache files instead of a blob.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["blob", "blob_dir", "blob_inline_meta"])]
+    blob_cache_dir: Option<PathBuf>,
+    /// List of files whose data is elsewhere.
+    #[arg(long, value_name = "FILE")]
+    attributes: Option<PathBuf>,
+    /// Blob for that data.
+    #[arg(long, value_name = "FILE")]
+    external_blob: Option<PathBuf>,
+    /// Size of the blob of an eStargz table, hexadecimal.
+    #[arg(long, value_name = "SIZE")]
+    blob_data_size: Option<String>,
+    /// Write the chunk table to this file.
+    #[arg(long, value_name = "FILE")]
+    blob_meta: Option<PathBuf>,
+    /// Added to all offsets in the blob.
+    #[arg(long, value_name = "OFFSET", hide = true)]
+    blob_offset: Option<u64>,
+}
+
+const EXAMPLES: &str = "Examples:
+  nydus-image create -B image.boot -D blobs layer.tar.gz
+  zstd -dc layer.tar.zst | nydus-image create -B image.boot -b image.blob -
+  nydus-image create -t dir-rafs -D images -J result.json rootfs/";
+
+/// Kinds of conversion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    #[value(alias = "directory")]
+    DirRafs,
+    TarRafs,
+    TargzRafs,
+    EstargzRafs,
+    TargzRef,
+    EstargzRef,
+    #[value(alias = "stargz_index")]
+    EstargztocRef,
+    TarTarfs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CompressorArg {
+    None,
+    #[value(name = "lz4_block")]
+    Lz4Block,
+    Zstd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DigesterArg {
+    Blake3,
+    Sha256,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WhiteoutArg {
+    Oci,
+    Overlayfs,
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PrefetchPolicy {
+    /// A table in the bootstrap.
+    Fs,
+    /// The order of a directory's files in the blob.
+    Blob,
+    /// Nothing.
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Progress {
+    Auto,
+    Always,
+    Never,
+}
+
+/// A decimal number, or a hexadecimal one behind `0x`.
+fn number(text: &str) -> Result<u64, std::num::ParseIntError> {
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    }
+}
 
 /// Runs `create`.
-pub fn run(_args: &CreateArgs) -> anyhow::Result<()> {
-    anyhow::bail!("create is not supported by this version yet")
+pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
+    refuse_later(args)?;
+    let options = options(args)?;
+    let places = places(args)?;
+    let outputs = Outputs::new();
+    watch_signals(&outputs)?;
+    let (input, size) = input(args)?;
+    let bar = progress_bar(args.progress, size);
+    let report = create::create(input, &options, places, &outputs, &|count| bar.inc(count));
+    bar.finish_and_clear();
+    let report = report.with_context(|| format!("cannot build an image of {}", args.source.display()))?;
+    tell(&report);
+    if let Some(path) = &args.output_json {
+        let text = json(&report, &options)?;
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Refuses what this version does not do, by name.
+fn refuse_later(args: &CreateArgs) -> anyhow::Result<()> {
+    let later = &args.later;
+    let parent = later.parent_bootstrap.as_deref().is_some_and(|parent| !parent.is_empty());
+    let options = [
+        (later.blob_inline_meta, "--blob-inline-meta"),
+        (later.features.is_some(), "--features"),
+        (later.batch_size.is_some_and(|size| size != 0), "--batch-size"),
+        (later.encrypt, "--encrypt"),
+        (later.chunk_dict.is_some(), "--chunk-dict"),
+        (parent, "--parent-bootstrap"),
+        (later.attributes.is_some(), "--attributes"),
+        (later.external_blob.is_some(), "--external-blob"),
+        (later.blob_meta.is_some(), "--blob-meta"),
+        (later.blob_data_size.is_some(), "--blob-data-size"),
+        (later.blob_offset.is_some_and(|offset| offset != 0), "--blob-offset"),
+        (args.fs_version == "5", "--fs-version 5"),
+    ];
+    if let Some(kind) = args.kind {
+        let name = kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let conflict =
+            matches!(kind, Kind::TarTarfs | Kind::EstargzRafs | Kind::EstargzRef | Kind::EstargztocRef);
+        if later.blob_cache_dir.is_some() && conflict {
+            bail!("conversion type `{name}` conflicts with `--blob-cache-dir`");
+        }
+        if matches!(kind, Kind::TargzRef | Kind::EstargzRef | Kind::EstargztocRef | Kind::TarTarfs) {
+            bail!("--type {name} is not supported by this version yet");
+        }
+    }
+    if later.blob_cache_dir.is_some() {
+        bail!("--blob-cache-dir is not supported by this version yet");
+    }
+    match options.into_iter().find(|(given, _)| *given) {
+        Some((_, name)) => bail!("{name} is not supported by this version yet"),
+        None => Ok(()),
+    }
+}
+
+fn options(args: &CreateArgs) -> anyhow::Result<Options> {
+    let size = args.chunk_size;
+    let chunk_size =
+        u32::try_from(size).ok().filter(|s| s.is_power_of_two() && (0x1000..=0x100_0000).contains(s));
+    let chunk_size = chunk_size
+        .with_context(|| format!("--chunk-size {size:#x} is not a power of two from 0x1000 to 0x1000000"))?;
+    let blob_id = args.blob_id.as_deref().map(BlobId::new).transpose().context("--blob-id cannot be used")?;
+    let defaults = Options::default();
+    Ok(Options {
+        chunk_size,
+        compressor: match args.compressor {
+            CompressorArg::None => Compressor::None,
+            CompressorArg::Lz4Block => Compressor::Lz4Block,
+            CompressorArg::Zstd => Compressor::Zstd,
+        },
+        level: args.compression_level,
+        digester: match args.digester {
+            DigesterArg::Blake3 => DigestAlgorithm::Blake3,
+            DigesterArg::Sha256 => DigestAlgorithm::Sha256,
+        },
+        threads: args.threads.map_or(defaults.threads, usize::from),
+        blob_id,
+        whiteouts: match args.whiteout_spec {
+            WhiteoutArg::Oci => Whiteouts::Oci,
+            WhiteoutArg::Overlayfs => Whiteouts::Overlayfs,
+            WhiteoutArg::None => Whiteouts::None,
+        },
+        prefetch: prefetch(args)?,
+        prefetch_table: args.prefetch_policy == PrefetchPolicy::Fs,
+    })
+}
+
+/// Paths to prefetch: absolute, none below one before it.
+fn prefetch(args: &CreateArgs) -> anyhow::Result<Vec<Vec<u8>>> {
+    if args.prefetch_policy == PrefetchPolicy::None {
+        return Ok(Vec::new());
+    }
+    let input: Box<dyn BufRead> = match &args.prefetch_files {
+        Some(path) => {
+            let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Box::new(io::BufReader::new(file))
+        }
+        None if is_stdin(&args.source) => {
+            bail!("standard input cannot be both SOURCE and the paths to prefetch: use --prefetch-files")
+        }
+        None => Box::new(io::stdin().lock()),
+    };
+    let mut paths: Vec<Vec<u8>> = Vec::new();
+    for line in input.split(b'\n') {
+        let line = line.context("cannot read the paths to prefetch")?.trim_ascii().to_vec();
+        let shown = String::from_utf8_lossy(&line).into_owned();
+        let covers = |earlier: &Vec<u8>| {
+            let rest = line.strip_prefix(earlier.strip_suffix(b"/").unwrap_or(earlier));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        if line.is_empty() {
+        } else if !line.starts_with(b"/") {
+            tracing::warn!("path to prefetch {shown:?} is not absolute and left out");
+        } else if paths.iter().any(covers) {
+            tracing::warn!("path to prefetch {shown:?} is below one before it and left out");
+        } else {
+            paths.push(line);
+        }
+    }
+    Ok(paths)
+}
+
+fn is_stdin(source: &Path) -> bool {
+    source == Path::new("-") || source == Path::new("/dev/stdin")
+}
+
+/// Where bootstrap and blob go.
+fn places(args: &CreateArgs) -> anyhow::Result<(Place, Place)> {
+    let dir = |what: &str| {
+        let dir = args
+            .blob_dir
+            .clone()
+            .with_context(|| format!("no place for the {what}: give {what} or --blob-dir"))?;
+        ensure!(dir.is_dir(), "--blob-dir {} is not a directory", dir.display());
+        Ok::<_, anyhow::Error>(Place::Directory(dir))
+    };
+    let bootstrap =
+        args.bootstrap.clone().map_or_else(|| dir("--bootstrap"), |path| Ok(Place::File(path)))?;
+    let blob = args.blob.clone().map_or_else(|| dir("--blob"), |path| Ok(Place::File(path)))?;
+    ensure!(bootstrap != blob || args.blob_dir.is_some(), "bootstrap and blob cannot be the same file");
+    Ok((bootstrap, blob))
+}
+
+/// Opens the source. With it its size in bytes, where that is known.
+fn input(args: &CreateArgs) -> anyhow::Result<(Input<'static>, Option<u64>)> {
+    let path = &args.source;
+    let shown = path.display();
+    let wants_dir = args.kind == Some(Kind::DirRafs);
+    if path == Path::new("-") {
+        ensure!(!wants_dir, "standard input is not a directory");
+        return Ok((Input::Tar(Box::new(io::stdin())), None));
+    }
+    let meta = std::fs::metadata(path).with_context(|| format!("cannot read {shown}"))?;
+    if meta.is_dir() {
+        ensure!(wants_dir || args.kind.is_none(), "{shown} is a directory: use --type dir-rafs");
+        return Ok((Input::Directory(path.clone()), None));
+    }
+    ensure!(!wants_dir, "{shown} is not a directory");
+    let kind = meta.file_type();
+    let is_stream = kind.is_file() || kind.is_fifo() || kind.is_char_device();
+    ensure!(is_stream, "{shown} is neither a file nor a pipe nor a directory");
+    let mut file = File::open(path).with_context(|| format!("cannot read {shown}"))?;
+    let mut magic = [0; 4];
+    let size = if kind.is_file() { Some(meta.len()) } else { None };
+    if size.is_some() {
+        use std::io::Seek;
+        let read = file.read(&mut magic).with_context(|| format!("cannot read {shown}"))?;
+        file.rewind().with_context(|| format!("cannot read {shown}"))?;
+        ensure!(read > 0, "{shown} is empty: not a tar");
+    }
+    // Progress counts plain bytes, whose number a compressed file does not tell.
+    let compressed = matches!(magic, [0x1F, 0x8B, ..] | [0x28, 0xB5, 0x2F, 0xFD]);
+    Ok((Input::Tar(Box::new(file)), size.filter(|_| !compressed)))
+}
+
+/// Removes what is half done when a signal ends the program.
+fn watch_signals(outputs: &Outputs) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot watch signals")?;
+    let outputs = outputs.clone();
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            let _abandoned = outputs.abandon();
+            eprintln!("Error: ended by signal {signal}; nothing was written");
+            std::process::exit(128 + signal);
+        }
+    });
+    Ok(())
+}
+
+fn progress_bar(progress: Progress, size: Option<u64>) -> ProgressBar {
+    let shown = match progress {
+        Progress::Auto => io::stderr().is_terminal(),
+        Progress::Always => true,
+        Progress::Never => false,
+    };
+    if !shown {
+        return ProgressBar::hidden();
+    }
+    let (bar, form) = match size {
+        Some(size) => (ProgressBar::new(size), "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}"),
+        None => (ProgressBar::new_spinner(), "{spinner} {bytes} {bytes_per_sec} {elapsed}"),
+    };
+    if let Ok(style) = ProgressStyle::with_template(form) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// The result, for the log.
+fn tell(report: &Report) {
+    if report.whiteouts > 0 {
+        tracing::warn!("{} whiteouts were left out: --whiteout-spec none keeps them", report.whiteouts);
+    }
+    if report.skipped_xattrs > 0 {
+        tracing::warn!(
+            "{} extended attributes outside the namespaces of Linux were left out",
+            report.skipped_xattrs
+        );
+    }
+    let blob = report.blob.as_ref().map_or_else(|| "<none>".to_owned(), ToString::to_string);
+    tracing::info!(
+        "successfully built: bootstrap {}\ndata blob size: {:#x}\ndata blobs: [{blob:?}]\n{} entries, {} chunks, {} more that were there before",
+        report.bootstrap_path.display(),
+        report.blob_size,
+        report.entries,
+        report.chunks,
+        report.duplicates.0,
+    );
+}
+
+/// The result as integrators read it.
+fn json(report: &Report, options: &Options) -> serde_json::Result<String> {
+    let blobs: Vec<String> = report.blob.iter().map(ToString::to_string).collect();
+    let (data, bootstrap) = report.times;
+    serde_json::to_string_pretty(&serde_json::json!({
+        "version": format!("v{}-{}", build_info::BUILD_INFO.package_version, build_info::BUILD_INFO.git_commit),
+        "bootstrap": report.bootstrap_path.to_string_lossy(),
+        "blobs": blobs,
+        "external_bootstrap": "",
+        "external_blobs": [],
+        "trace": {
+            "consumed_time": {
+                "dump_blob": data.as_secs_f64(),
+                "dump_bootstrap": bootstrap.as_secs_f64(),
+                "total_build": (data + bootstrap).as_secs_f64(),
+            },
+            "registered_events": {
+                "blob_uncompressed_size": report.uncompressed_size,
+                "dedup_chunks": report.duplicates.0,
+                "dedup_uncompressed_size": report.duplicates.1,
+            },
+        },
+        "fs_version": "6",
+        "compressor": options.compressor.name(),
+    }))
 }

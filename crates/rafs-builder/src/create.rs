@@ -15,9 +15,8 @@ use rafs_codec::{CodecError, Encoder};
 use rafs_format::blob_meta::{self, Header};
 use rafs_format::device::BlobMetaLocation;
 use rafs_format::write::{self, Options as WriteOptions};
-use rafs_format::{
-    Blob, BlobFeatures, BlobId, Cipher, Compressor, Digest, DigestAlgorithm, FileType, FormatError,
-};
+use rafs_format::{Blob, BlobFeatures, Cipher, Digest, FileType, FormatError};
+pub use rafs_format::{BlobId, Compressor, DigestAlgorithm};
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
