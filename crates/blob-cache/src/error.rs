@@ -2,6 +2,7 @@
 
 use blob_storage::BackendError;
 use rafs_codec::CodecError;
+use rafs_format::FormatError;
 use rafs_merkle::DigestMismatch;
 use std::path::PathBuf;
 
@@ -31,14 +32,22 @@ pub enum CacheError {
         #[source]
         source: DigestMismatch,
     },
+    #[error("place of chunk {chunk} of blob {blob}")]
+    Bounds {
+        blob: String,
+        chunk: u32,
+        #[source]
+        source: FormatError,
+    },
     #[error("fetch of chunk {chunk} of blob {blob} was abandoned")]
     Abandoned { blob: String, chunk: u32 },
-    #[error("cache file {path}")]
+    #[error("cannot {action} cache file {}", path.display())]
     Disk {
+        action: &'static str,
         path: PathBuf,
         #[source]
         source: std::io::Error,
     },
-    #[error("blob {blob}: {what} is not supported")]
-    Unsupported { blob: String, what: &'static str },
+    #[error("blob {blob}: reading the data of {kind} blobs is not supported by this version yet")]
+    Unsupported { blob: String, kind: &'static str },
 }

@@ -4,19 +4,38 @@
 //! device too. `<blob id>.blob.data.chunk_map` says which chunks it *may* hold. Invariants: only bytes that hashed to their digest are
 //! written; a chunk is marked ready after its bytes are written; a mark found on disk at start is a hint: the chunk is hashed again
 //! on its first use in this process, so a torn, stale or foreign file costs a fetch and never a wrong byte.
+//! The files belong to one open cache at a time; a second one keeps a private copy, since it could not trust what the other writes.
 //! Fetching is asynchronous and single flight: readers of one chunk share one fetch. Reading a ready chunk is synchronous.
 //! Where the cache's disk fails (full, read-only, I/O error), reads go on uncached from memory and a log line says so.
 
+mod disk;
 mod error;
+mod flight;
+mod ready;
 
 pub use error::CacheError;
 
-use blob_storage::BlobReader;
-use rafs_format::{Blob, Chunk};
+use blob_storage::{BlobReader, Priority};
+use bytes::Bytes;
+use disk::Disk;
+use flight::Flights;
+use parking_lot::Mutex;
+use rafs_codec::Decoder;
+use rafs_format::{Blob, Chunk, ChunkFlags, FormatError};
 use rafs_merkle::VerifiedChunk;
+use ready::ReadyMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::Semaphore;
+
+/// Longest chunk that is hashed on the thread that asked, on its first use in this process; longer ones are hashed on the runtime.
+const INLINE_VERIFY: u32 = 128 << 10;
+/// Unit of the memory budget, in bytes.
+const BUDGET_UNIT: u64 = 4096;
+/// Bytes, stored and plain, that all running fetches of one blob may hold: two of the longest chunks and more.
+const BUDGET: u64 = 64 << 20;
 
 /// How a blob is cached.
 #[derive(Debug, Clone, Default)]
@@ -40,41 +59,327 @@ pub struct CacheStats {
     pub write_errors: u64,
 }
 
+#[derive(Debug, Default)]
+struct Counters {
+    fetches: AtomicU64,
+    fetched_bytes: AtomicU64,
+    reverified: AtomicU64,
+    damaged: AtomicU64,
+    write_errors: AtomicU64,
+}
+
+/// A part of one chunk.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// The chunk, resolved through the image's chunk table, so that its ranges lie within the blob.
+    pub chunk: Chunk,
+    /// First byte wanted, from the start of the chunk.
+    pub start: u32,
+    /// One past the last byte wanted, at most the chunk's uncompressed size.
+    pub end: u32,
+}
+
+impl Part {
+    /// Bytes wanted.
+    pub fn len(&self) -> usize {
+        self.end.saturating_sub(self.start) as usize
+    }
+
+    /// Is nothing wanted?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes wanted of a chunk's plain bytes; `None` where it is shorter.
+    fn of(&self, plain: &Bytes) -> Option<Bytes> {
+        let range = self.start as usize..self.end as usize;
+        (range.start <= range.end && range.end <= plain.len()).then(|| plain.slice(range))
+    }
+}
+
 /// The local copy of one blob.
 #[derive(Debug)]
-pub struct BlobCache {}
+pub struct BlobCache {
+    blob: Blob,
+    reader: Arc<dyn BlobReader>,
+    options: CacheOptions,
+    disk: Option<Disk>,
+    ready: ReadyMap,
+    flights: Flights,
+    /// Idle decoders, at most one for each thread that ever decoded at once.
+    decoders: Mutex<Vec<Decoder>>,
+    budget: Semaphore,
+    counters: Counters,
+    /// Was the last write to disk an error? Then the next one is not logged again.
+    failing: AtomicBool,
+}
 
 impl BlobCache {
     /// Opens or creates the cache files of `blob` in `work_dir`. Files of a wrong size or shape are emptied and rebuilt, never an error.
-    /// Errors: the directory cannot be used at all, or the blob's sizes are beyond the format's limits.
+    /// Errors: the directory cannot be used at all, or the blob is of a kind that cannot be decoded.
     pub fn open(
-        _work_dir: &Path,
-        _blob: &Blob,
-        _reader: Arc<dyn BlobReader>,
-        _options: CacheOptions,
+        work_dir: &Path,
+        blob: &Blob,
+        reader: Arc<dyn BlobReader>,
+        options: CacheOptions,
     ) -> Result<Self, CacheError> {
-        todo!()
+        refuse_special(blob)?;
+        let (disk, hints) = Disk::open(work_dir, blob)?;
+        Ok(Self::new(blob, reader, options, Some(disk), ReadyMap::new(blob.chunk_count, &hints)))
     }
 
-    /// A cache that keeps nothing: each read fetches and verifies.
-    pub fn without_disk(_blob: &Blob, _reader: Arc<dyn BlobReader>) -> Result<Self, CacheError> {
-        todo!()
+    /// A cache that keeps nothing: each read fetches and verifies. Errors: the blob is of a kind that cannot be decoded.
+    pub fn without_disk(blob: &Blob, reader: Arc<dyn BlobReader>) -> Result<Self, CacheError> {
+        refuse_special(blob)?;
+        Ok(Self::new(blob, reader, CacheOptions::default(), None, ReadyMap::new(blob.chunk_count, &[])))
     }
 
-    /// Appends bytes `within` (half-open, relative to the chunk) to `into` when the chunk is ready, on the calling thread. `false`: it is
-    /// not ready (or its copy turned out damaged) and must be fetched; `into` is as before.
-    pub fn try_read(&self, _chunk: &Chunk, _within: Range<u32>, _into: &mut Vec<u8>) -> bool {
-        todo!()
+    fn new(
+        blob: &Blob,
+        reader: Arc<dyn BlobReader>,
+        options: CacheOptions,
+        disk: Option<Disk>,
+        ready: ReadyMap,
+    ) -> Self {
+        let units = usize::try_from(BUDGET / BUDGET_UNIT).unwrap_or(usize::MAX);
+        Self {
+            blob: blob.clone(),
+            reader,
+            options,
+            disk,
+            ready,
+            flights: Flights::default(),
+            decoders: Mutex::default(),
+            budget: Semaphore::new(units),
+            counters: Counters::default(),
+            failing: AtomicBool::new(false),
+        }
+    }
+
+    /// The blob as the image describes it.
+    pub fn blob(&self) -> &Blob {
+        &self.blob
+    }
+
+    /// Fills `into` with the bytes of `parts`, one behind the other, when all their chunks are ready, on the calling thread. `into` is as
+    /// long as they are together. `false`: something must be fetched first (or its copy turned out damaged); `into` holds anything then.
+    pub fn try_read(&self, parts: &[Part], into: &mut [u8]) -> bool {
+        let Some(disk) = &self.disk else { return false };
+        let mut rest = into;
+        let mut at = 0;
+        while let Some(first) = parts.get(at) {
+            let run = self.run(parts.get(at..).unwrap_or(&[]));
+            let size = run.iter().map(Part::len).sum();
+            let Some((now, later)) = rest.split_at_mut_checked(size) else { return false };
+            if !self.read_run(disk, first, run, now) {
+                return false;
+            }
+            rest = later;
+            at += run.len();
+        }
+        rest.is_empty()
+    }
+
+    /// The longest start of `parts` that can be read from disk in one go without hashing; else the first part alone.
+    fn run<'a>(&self, parts: &'a [Part]) -> &'a [Part] {
+        let joins = |pair: &[Part]| match pair {
+            [a, b] => {
+                a.end == a.chunk.uncompressed_size
+                    && b.start == 0
+                    && b.chunk.uncompressed_offset == a.chunk.uncompressed_offset.saturating_add(a.end.into())
+                    && self.is_plain_read(b)
+            }
+            _ => false,
+        };
+        let more = parts.first().is_some_and(|first| self.is_plain_read(first));
+        let count = 1 + parts.windows(2).take_while(|pair| more && joins(pair)).count();
+        parts.get(..count).unwrap_or(parts)
+    }
+
+    /// Can `part` be read from disk as it is there?
+    fn is_plain_read(&self, part: &Part) -> bool {
+        !self.options.validate && self.ready.is_verified(part.chunk.index)
+    }
+
+    /// Reads what [`BlobCache::run`] returned, whose first part is `first`.
+    fn read_run(&self, disk: &Disk, first: &Part, run: &[Part], into: &mut [u8]) -> bool {
+        if !self.is_plain_read(first) {
+            let hash_here = self.options.validate || first.chunk.uncompressed_size <= INLINE_VERIFY;
+            let chunk = if hash_here { self.load(&first.chunk) } else { None };
+            return match chunk.and_then(|chunk| first.of(chunk.bytes())) {
+                Some(plain) => {
+                    into.copy_from_slice(&plain);
+                    true
+                }
+                None => false,
+            };
+        }
+        let offset = first.chunk.uncompressed_offset.saturating_add(first.start.into());
+        let read = disk.read(offset, into);
+        if let Err(error) = &read {
+            // What cannot be read is fetched again.
+            tracing::warn!("cache file {}: {error}; its data is fetched again", disk.path().display());
+            run.iter().for_each(|part| self.ready.forget(part.chunk.index));
+        }
+        read.is_ok()
     }
 
     /// The chunk, from disk if it is ready, else fetched, decoded, verified, written and marked. Concurrent callers share one
     /// fetch and its error. A failure is not remembered: the next call tries again. Must run inside a tokio runtime.
-    pub async fn fetch(self: &Arc<Self>, _chunk: &Chunk) -> Result<VerifiedChunk, Arc<CacheError>> {
-        todo!()
+    pub async fn fetch(self: &Arc<Self>, chunk: &Chunk) -> Result<VerifiedChunk, Arc<CacheError>> {
+        let landed = self.flights.board(chunk.index, |landing| {
+            let (cache, chunk) = (Arc::clone(self), *chunk);
+            tokio::spawn(async move {
+                let result = cache.fill(&chunk).await.map_err(Arc::new);
+                landing.land(result);
+            });
+        });
+        let abandoned = || CacheError::Abandoned { blob: self.blob.id.to_string(), chunk: chunk.index };
+        landed.await.unwrap_or_else(|_closed| Err(Arc::new(abandoned())))
+    }
+
+    /// [`BlobCache::fetch`], then the bytes of `part`.
+    pub async fn fetch_part(self: &Arc<Self>, part: &Part) -> Result<Bytes, Arc<CacheError>> {
+        let chunk = self.fetch(&part.chunk).await?;
+        part.of(chunk.bytes()).ok_or_else(|| Arc::new(self.out_of_bounds(&part.chunk)))
     }
 
     /// Counters since opening.
     pub fn stats(&self) -> CacheStats {
-        todo!()
+        let Counters { fetches, fetched_bytes, reverified, damaged, write_errors } = &self.counters;
+        CacheStats {
+            fetches: fetches.load(Ordering::Relaxed),
+            fetched_bytes: fetched_bytes.load(Ordering::Relaxed),
+            reverified: reverified.load(Ordering::Relaxed),
+            damaged: damaged.load(Ordering::Relaxed),
+            write_errors: write_errors.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A chunk that is on disk, hashed. `None`: it is not there, or what is there is not it.
+    fn load(&self, chunk: &Chunk) -> Option<VerifiedChunk> {
+        let disk = self.disk.as_ref()?;
+        let known = self.ready.is_verified(chunk.index);
+        if !known && !self.ready.is_hinted(chunk.index) {
+            return None;
+        }
+        let mut plain = vec![0; chunk.uncompressed_size as usize];
+        let read = disk.read(chunk.uncompressed_offset, &mut plain);
+        let verified = read
+            .map_err(|error| error.to_string())
+            .and_then(|()| self.verify(chunk, plain).map_err(|error| error.to_string()));
+        match verified {
+            Ok(verified) => {
+                if !known {
+                    self.counters.reverified.fetch_add(1, Ordering::Relaxed);
+                    self.ready.mark_verified(chunk.index);
+                }
+                Some(verified)
+            }
+            Err(problem) => {
+                self.counters.damaged.fetch_add(1, Ordering::Relaxed);
+                let (path, index) = (disk.path().display(), chunk.index);
+                tracing::warn!("cache file {path}: chunk {index} is damaged and fetched again: {problem}");
+                self.ready.forget(index);
+                None
+            }
+        }
+    }
+
+    /// Loads or fetches one chunk. Runs once at a time for each chunk.
+    async fn fill(&self, chunk: &Chunk) -> Result<VerifiedChunk, CacheError> {
+        if let Some(found) = self.load(chunk) {
+            return Ok(found);
+        }
+        let stored = self.stored_range(chunk)?;
+        let bytes = u64::from(chunk.compressed_size) + u64::from(chunk.uncompressed_size);
+        let units = u32::try_from(bytes.min(BUDGET).div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
+        // Closed never.
+        let _room = self.budget.acquire_many(units).await.ok();
+        let stored = self.reader.read(stored, Priority::OnDemand).await;
+        let stored = stored.map_err(|source| CacheError::Backend {
+            blob: self.blob.id.to_string(),
+            chunk: chunk.index,
+            source,
+        })?;
+        self.counters.fetches.fetch_add(1, Ordering::Relaxed);
+        self.counters.fetched_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
+        let plain = self.decode(chunk, stored)?;
+        let verified = self.verify(chunk, plain)?;
+        self.keep(chunk, &verified);
+        Ok(verified)
+    }
+
+    /// Stored bytes of `chunk` as a range of the blob. The chunk table was checked when the chunk was looked up; here it is made sure that
+    /// no caller forgot to.
+    fn stored_range(&self, chunk: &Chunk) -> Result<Range<u64>, CacheError> {
+        let end = chunk.compressed_offset.checked_add(chunk.compressed_size.into());
+        let plain_end = chunk.uncompressed_offset.checked_add(chunk.uncompressed_size.into());
+        let inside = chunk.index < self.blob.chunk_count
+            && (1..=self.blob.chunk_size).contains(&chunk.uncompressed_size)
+            && plain_end.is_some_and(|end| end <= self.blob.uncompressed_size);
+        match end.filter(|&end| inside && end <= self.blob.data_end()) {
+            Some(end) => Ok(chunk.compressed_offset..end),
+            None => Err(self.out_of_bounds(chunk)),
+        }
+    }
+
+    fn out_of_bounds(&self, chunk: &Chunk) -> CacheError {
+        let source = FormatError::OutOfBounds {
+            what: "chunk",
+            start: chunk.compressed_offset,
+            size: chunk.compressed_size.into(),
+            limit: self.blob.data_end(),
+        };
+        CacheError::Bounds { blob: self.blob.id.to_string(), chunk: chunk.index, source }
+    }
+
+    fn decode(&self, chunk: &Chunk, stored: Bytes) -> Result<Vec<u8>, CacheError> {
+        if !chunk.flags.contains(ChunkFlags::COMPRESSED) && stored.len() == chunk.uncompressed_size as usize {
+            return Ok(stored.into());
+        }
+        let mut decoder = self.decoders.lock().pop().unwrap_or_default();
+        let plain = decoder.decode(self.blob.compressor, &stored, chunk.uncompressed_size as usize);
+        self.decoders.lock().push(decoder);
+        plain.map_err(|source| CacheError::Codec {
+            blob: self.blob.id.to_string(),
+            chunk: chunk.index,
+            source,
+        })
+    }
+
+    fn verify(&self, chunk: &Chunk, plain: Vec<u8>) -> Result<VerifiedChunk, CacheError> {
+        VerifiedChunk::verify(plain, self.blob.digester, chunk.digest).map_err(|source| CacheError::Digest {
+            blob: self.blob.id.to_string(),
+            chunk: chunk.index,
+            source,
+        })
+    }
+
+    /// Writes a verified chunk, then marks it. A failure is counted and logged, and the chunk stays to be fetched.
+    fn keep(&self, chunk: &Chunk, verified: &VerifiedChunk) {
+        let Some(disk) = &self.disk else { return };
+        let written = disk.write(chunk.uncompressed_offset, verified.bytes());
+        let written = written.and_then(|()| {
+            self.ready.mark_verified(chunk.index);
+            disk.mark(chunk.index)
+        });
+        match written {
+            Ok(()) => self.failing.store(false, Ordering::Relaxed),
+            Err(error) => {
+                self.counters.write_errors.fetch_add(1, Ordering::Relaxed);
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    tracing::warn!("cache file {}: {error}; reads go on without it", disk.path().display());
+                }
+            }
+        }
+    }
+}
+
+/// Refuses blobs whose chunks this version cannot decode.
+fn refuse_special(blob: &Blob) -> Result<(), CacheError> {
+    match blob.special_kind() {
+        None => Ok(()),
+        Some(kind) => Err(CacheError::Unsupported { blob: blob.id.to_string(), kind }),
     }
 }

@@ -324,7 +324,7 @@ pub fn json(image: &Image, version: &str, loading: Duration) -> serde_json::Resu
 /// a kind of blob that this version cannot read.
 pub fn data(image: &Image, source: &BlobSource, threads: usize) -> Result<DataReport, CheckError> {
     for blob in image.blobs() {
-        if let Some(kind) = data::unsupported(blob) {
+        if let Some(kind) = blob.special_kind() {
             return Err(BlobError::Unsupported { id: blob.id.clone(), kind }.into());
         }
     }

@@ -6,7 +6,7 @@
 use crate::open::{BlobFile, BlobSource, Image};
 use blob_storage::BackendError;
 use rafs_codec::{CodecError, Decoder};
-use rafs_format::{Blob, BlobFeatures, BlobId, Chunk, ChunkFlags, Compressor};
+use rafs_format::{Blob, BlobId, Chunk, ChunkFlags, Compressor};
 use rafs_merkle::{DigestMismatch, VerifiedChunk};
 use std::ops::Range;
 
@@ -57,21 +57,9 @@ pub struct BadChunk {
     pub source: ChunkError,
 }
 
-/// The name of a kind of blob whose data cannot be decoded by this version; `None` when it can.
-pub fn unsupported(blob: &Blob) -> Option<&'static str> {
-    let kinds = [
-        (BlobFeatures::TARFS, "tarfs"),
-        (BlobFeatures::ZRAN, "zran"),
-        (BlobFeatures::ENCRYPTED, "encrypted"),
-        (BlobFeatures::BATCH, "batch"),
-        (BlobFeatures::EXTERNAL, "external"),
-    ];
-    kinds.into_iter().find(|(bit, _)| blob.features.contains(*bit)).map(|(_, kind)| kind)
-}
-
 /// Opens `blob` for reading its chunks.
 pub fn open(blob: &Blob, source: &BlobSource) -> Result<BlobFile, BlobError> {
-    if let Some(kind) = unsupported(blob) {
+    if let Some(kind) = blob.special_kind() {
         return Err(BlobError::Unsupported { id: blob.id.clone(), kind });
     }
     source.open(&blob.id).map_err(|source| BlobError::Open { id: blob.id.clone(), source })

@@ -61,4 +61,16 @@ impl Blob {
         let header = if self.features.contains(BlobFeatures::HAS_TAR_HEADER) { 512 } else { 0 };
         self.meta.compressed_offset.saturating_sub(header)
     }
+
+    /// The name of a kind of blob whose chunks are not each stored by themselves, as compressed bytes; `None` for ordinary blobs.
+    pub fn special_kind(&self) -> Option<&'static str> {
+        let kinds = [
+            (BlobFeatures::TARFS, "tarfs"),
+            (BlobFeatures::ZRAN, "zran"),
+            (BlobFeatures::ENCRYPTED, "encrypted"),
+            (BlobFeatures::BATCH, "batch"),
+            (BlobFeatures::EXTERNAL, "external"),
+        ];
+        kinds.into_iter().find(|(bit, _)| self.features.contains(*bit)).map(|(_, kind)| kind)
+    }
 }
