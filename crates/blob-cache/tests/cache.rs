@@ -203,7 +203,8 @@ async fn files_of_any_shape_are_taken_for_what_they_are_worth() {
     let all_bits = [&map[..4096], &[0xFF]].concat();
     let zeros = vec![0; data.len()];
     let (longer, longer_map) = ([&data[..], b"more"].concat(), [&map[..], b"x"].concat());
-    let states: [(&str, Option<&[u8]>, Option<&[u8]>); 9] = [
+    type File<'a> = Option<&'a [u8]>;
+    let states: [(&str, File<'_>, File<'_>); 9] = [
         ("no data", None, Some(&map)),
         ("no map", Some(&data), None),
         ("empty", Some(b""), Some(b"")),

@@ -15,7 +15,7 @@ pub enum VfsError {
     IsADirectory { nid: u64 },
     #[error("inode {nid} is not a {expected}")]
     WrongType { nid: u64, expected: &'static str },
-    #[error("damaged bootstrap")]
+    #[error("damaged bootstrap: {0}")]
     Format(#[from] FormatError),
     #[error(transparent)]
     Data(#[from] Arc<CacheError>),

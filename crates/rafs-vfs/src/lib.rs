@@ -3,14 +3,20 @@
 //! Metadata is answered from the bootstrap in memory, and so is data that the cache holds, on the calling thread. Data that must
 //! be fetched comes back as a [`ColdRead`]: a value to be awaited elsewhere. Only verified bytes reach a result.
 
+mod cold;
 mod error;
 
+pub use cold::ColdRead;
 pub use error::VfsError;
-pub use rafs_format::{FileType, Nid};
+pub use rafs_format::{DirEntry, FileType, Nid};
 
-use blob_cache::BlobCache;
-use rafs_format::Bootstrap;
-use std::sync::Arc;
+use blob_cache::{BlobCache, Part};
+use rafs_format::{Bootstrap, ChunkIndex, FormatError, Inode, SuperFlags};
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
+
+/// Everybody may list and enter the root, whatever the image says: a builder's private directory must not lock a container's users out.
+const ROOT_PERM: u16 = 0o555;
 
 /// What `stat` shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,26 +29,13 @@ pub struct Attr {
     pub nlink: u32,
     pub uid: u32,
     pub gid: u32,
-    /// Device number: major, minor.
+    /// Device number: major, minor; 0, 0 for all but devices.
     pub rdev: (u32, u32),
     /// Bytes.
     pub size: u64,
     /// Seconds since the epoch.
     pub mtime_secs: i64,
     pub mtime_nanos: u32,
-}
-
-/// One name of a directory.
-#[derive(Debug, Clone, Copy)]
-pub struct DirEntry<'a> {
-    /// Raw bytes.
-    pub name: &'a [u8],
-    /// The inode it names.
-    pub nid: Nid,
-    /// Its type.
-    pub file_type: FileType,
-    /// Position to go on from behind this entry.
-    pub next: u64,
 }
 
 /// Counts for `statfs`.
@@ -57,91 +50,203 @@ pub struct Totals {
 /// Result of [`Rafs::read`].
 #[derive(Debug)]
 pub enum Read {
-    /// All bytes are in the buffer; fewer than asked for at the end of the file.
-    Done,
-    /// Something must be fetched first; the buffer is unchanged.
+    /// So many bytes are in the buffer; fewer than asked for at the end of the file.
+    Done(usize),
+    /// Something must be fetched first; the buffer holds anything.
     Cold(ColdRead),
 }
 
 /// One mounted image.
 #[derive(Debug)]
 pub struct Rafs {
-    _bootstrap: Bootstrap<Vec<u8>>,
-    _blobs: Vec<Arc<BlobCache>>,
+    bootstrap: Bootstrap<Vec<u8>>,
+    caches: Vec<Arc<BlobCache>>,
+    index: OnceLock<Result<ChunkIndex, FormatError>>,
 }
 
 impl Rafs {
     /// `caches` in the order of the bootstrap's blob table, one for each. Looks at nothing else: the chunk index is built at the first read of
     /// data, so that mounting and the first `ls` cost the same for ten files and a million.
     /// Errors: number of caches; root not a directory.
-    pub fn new(_bootstrap: Bootstrap<Vec<u8>>, _caches: Vec<Arc<BlobCache>>) -> Result<Self, VfsError> {
-        todo!()
+    pub fn new(bootstrap: Bootstrap<Vec<u8>>, caches: Vec<Arc<BlobCache>>) -> Result<Self, VfsError> {
+        let (found, expected) = (caches.len(), bootstrap.blobs().len());
+        if found != expected {
+            return Err(VfsError::CacheCount { found, expected });
+        }
+        let rafs = Self { bootstrap, caches, index: OnceLock::new() };
+        rafs.directory(rafs.root())?;
+        Ok(rafs)
     }
 
     /// The root directory.
     pub fn root(&self) -> Nid {
-        todo!()
+        self.bootstrap.superblock().root
+    }
+
+    /// May any inode have extended attributes?
+    pub fn has_xattrs(&self) -> bool {
+        self.bootstrap.superblock().flags.contains(SuperFlags::HAS_XATTR)
     }
 
     /// Attributes of an inode.
-    pub fn attr(&self, _nid: Nid) -> Result<Attr, VfsError> {
-        todo!()
+    pub fn attr(&self, nid: Nid) -> Result<Attr, VfsError> {
+        Ok(self.attr_of(&self.bootstrap.inode(nid)?))
+    }
+
+    fn attr_of(&self, inode: &Inode) -> Attr {
+        let root = if inode.nid == self.root() { ROOT_PERM } else { 0 };
+        Attr {
+            nid: inode.nid,
+            file_type: inode.file_type,
+            perm: (inode.mode & 0o7777) | root,
+            nlink: inode.nlink,
+            uid: inode.uid,
+            gid: inode.gid,
+            rdev: (inode.major(), inode.minor()),
+            size: inode.size,
+            mtime_secs: inode.mtime_secs,
+            mtime_nanos: inode.mtime_nanos,
+        }
     }
 
     /// The child of a directory by name; `None` when there is none.
-    pub fn lookup(&self, _parent: Nid, _name: &[u8]) -> Result<Option<Attr>, VfsError> {
-        todo!()
+    pub fn lookup(&self, parent: Nid, name: &[u8]) -> Result<Option<Attr>, VfsError> {
+        let parent = self.directory(parent)?;
+        match self.bootstrap.lookup(&parent, name)? {
+            Some(entry) => self.attr(entry.nid).map(Some),
+            None => Ok(None),
+        }
     }
 
-    /// Feeds entries of a directory from position `from` (0 = start), `.` and `..` included, until `sink` returns `false`.
+    /// Feeds entries of a directory from position `from` (0 = start), `.` and `..` included, until `sink` returns `false`. An entry's `next` is
+    /// the position to go on from behind it.
     pub fn read_dir(
         &self,
-        _dir: Nid,
-        _from: u64,
-        _sink: &mut dyn FnMut(DirEntry<'_>) -> bool,
+        dir: Nid,
+        from: u64,
+        sink: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<(), VfsError> {
-        todo!()
+        let dir = self.directory(dir)?;
+        for entry in self.bootstrap.dir_entries(&dir, from)? {
+            if !sink(entry?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The inode of a directory.
+    fn directory(&self, nid: Nid) -> Result<Inode, VfsError> {
+        let inode = self.bootstrap.inode(nid)?;
+        match inode.file_type {
+            FileType::Directory => Ok(inode),
+            _ => Err(VfsError::NotADirectory { nid: nid.0 }),
+        }
     }
 
     /// Target of a symbolic link.
-    pub fn read_link(&self, _nid: Nid) -> Result<&[u8], VfsError> {
-        todo!()
+    pub fn read_link(&self, nid: Nid) -> Result<Cow<'_, [u8]>, VfsError> {
+        let inode = self.bootstrap.inode(nid)?;
+        match inode.file_type {
+            FileType::Symlink => Ok(self.bootstrap.symlink_target(&inode)?),
+            _ => Err(VfsError::WrongType { nid: nid.0, expected: FileType::Symlink.name() }),
+        }
     }
 
     /// Value of an extended attribute by full name; `None` when there is none.
-    pub fn xattr(&self, _nid: Nid, _name: &[u8]) -> Result<Option<&[u8]>, VfsError> {
-        todo!()
+    pub fn xattr(&self, nid: Nid, name: &[u8]) -> Result<Option<&[u8]>, VfsError> {
+        for xattr in self.bootstrap.xattrs(&self.bootstrap.inode(nid)?)? {
+            let xattr = xattr?;
+            if xattr.is_named(name) {
+                return Ok(Some(xattr.value));
+            }
+        }
+        Ok(None)
     }
 
-    /// Full names of all extended attributes, each followed by NUL, as listxattr(2) returns them.
-    pub fn xattr_names(&self, _nid: Nid) -> Result<Vec<u8>, VfsError> {
-        todo!()
+    /// Full names of the extended attributes that `shown` wants, each followed by NUL, as listxattr(2) returns them.
+    pub fn xattr_names(&self, nid: Nid, shown: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, VfsError> {
+        let mut names = Vec::new();
+        for xattr in self.bootstrap.xattrs(&self.bootstrap.inode(nid)?)? {
+            let xattr = xattr?;
+            let start = names.len();
+            names.extend_from_slice(xattr.prefix.as_bytes());
+            names.extend_from_slice(xattr.suffix);
+            if names.get(start..).is_some_and(&shown) {
+                names.push(0);
+            } else {
+                names.truncate(start);
+            }
+        }
+        Ok(names)
     }
 
     /// Counts for `statfs`.
     pub fn totals(&self) -> Totals {
-        todo!()
+        let bytes = |sum: u64, blob: &rafs_format::Blob| sum.saturating_add(blob.uncompressed_size);
+        Totals {
+            entries: self.bootstrap.superblock().entries,
+            bytes: self.bootstrap.blobs().iter().fold(0, bytes),
+        }
     }
 
-    /// Appends up to `size` bytes of a regular file from `offset` to `into`, clamped to the file: nothing at or behind its end.
-    pub fn read(
-        self: &Arc<Self>,
-        _nid: Nid,
-        _offset: u64,
-        _size: u32,
-        _into: &mut Vec<u8>,
-    ) -> Result<Read, VfsError> {
-        todo!()
+    /// Reads a regular file from byte `offset` into `into`, clamped to the file: nothing at or behind its end.
+    pub fn read(&self, nid: Nid, offset: u64, into: &mut [u8]) -> Result<Read, VfsError> {
+        let inode = self.bootstrap.inode(nid)?;
+        match inode.file_type {
+            FileType::Regular => {}
+            FileType::Directory => return Err(VfsError::IsADirectory { nid: nid.0 }),
+            _ => return Err(VfsError::WrongType { nid: nid.0, expected: FileType::Regular.name() }),
+        }
+        let end = inode.size.min(offset.saturating_add(into.len() as u64));
+        let size = usize::try_from(end.saturating_sub(offset)).unwrap_or(0);
+        if size == 0 {
+            return Ok(Read::Done(0));
+        }
+        let parts = self.parts(&inode, offset, end)?;
+        let mut rest = into.get_mut(..size).unwrap_or(&mut []);
+        for run in parts.chunk_by(|a, b| a.chunk.blob == b.chunk.blob) {
+            let (now, later) = rest.split_at_mut(run.iter().map(Part::len).sum::<usize>().min(rest.len()));
+            let cache = run.first().and_then(|part| self.cache(part));
+            if !cache.is_some_and(|cache| cache.try_read(run, now)) {
+                return Ok(Read::Cold(self.cold(&parts)));
+            }
+            rest = later;
+        }
+        Ok(Read::Done(size))
     }
-}
 
-/// A read that waits for data. Owns what it needs.
-#[derive(Debug)]
-pub struct ColdRead {}
+    /// The chunks that bytes `start..end` of a file lie in, with the part of each; the range is within the file.
+    fn parts(&self, file: &Inode, start: u64, end: u64) -> Result<Vec<Part>, VfsError> {
+        let index = self.index.get_or_init(|| ChunkIndex::build(&self.bootstrap));
+        let index = index.as_ref().map_err(Clone::clone)?;
+        let chunk_size = u64::from(self.bootstrap.superblock().chunk_size);
+        let part = |n: u64| {
+            let chunk = index.resolve(&self.bootstrap, self.bootstrap.chunk_ref(file, n)?)?;
+            let from = n * chunk_size;
+            let expected = (file.size - from).min(chunk_size);
+            if u64::from(chunk.uncompressed_size) != expected {
+                return Err(FormatError::Value {
+                    what: "size of a chunk of an inode",
+                    at: file.nid.0,
+                    found: chunk.uncompressed_size.into(),
+                    expected: "what the file needs there",
+                });
+            }
+            // Both are within the chunk, whose size has 32 bits.
+            let within = |at: u64| u32::try_from(at.saturating_sub(from).min(expected)).unwrap_or(u32::MAX);
+            Ok(Part { chunk, start: within(start), end: within(end) })
+        };
+        let chunks = start / chunk_size..end.div_ceil(chunk_size);
+        Ok(chunks.map(part).collect::<Result<_, _>>()?)
+    }
 
-impl ColdRead {
-    /// Fetches what is missing, several chunks at once, and returns all the bytes. Must run inside a tokio runtime.
-    pub async fn complete(self) -> Result<Vec<u8>, VfsError> {
-        todo!()
+    /// The cache of a part's blob, which the chunk index made sure of.
+    fn cache(&self, part: &Part) -> Option<&Arc<BlobCache>> {
+        self.caches.get(part.chunk.blob as usize)
+    }
+
+    fn cold(&self, parts: &[Part]) -> ColdRead {
+        ColdRead::new(parts.iter().filter_map(|part| Some((Arc::clone(self.cache(part)?), *part))).collect())
     }
 }

@@ -1,0 +1,45 @@
+//! A read that waits for data, as a value. Knows caches and parts of chunks, no files.
+
+use crate::VfsError;
+use blob_cache::{BlobCache, CacheError, Part};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use std::sync::Arc;
+
+/// Chunks of one read that are fetched at the same time. A read of the kernel is at most 1 MiB: one or two chunks of the usual size.
+const AT_ONCE: usize = 16;
+
+/// A read that waits for data. Owns what it needs.
+#[derive(Debug)]
+pub struct ColdRead {
+    parts: Vec<(Arc<BlobCache>, Part)>,
+}
+
+impl ColdRead {
+    pub(crate) fn new(parts: Vec<(Arc<BlobCache>, Part)>) -> Self {
+        Self { parts }
+    }
+
+    /// Fetches what is missing, several chunks at once, and returns all the bytes. Must run inside a tokio runtime.
+    pub async fn complete(self) -> Result<Bytes, VfsError> {
+        if let [(cache, part)] = self.parts.as_slice() {
+            return Ok(get(cache, part).await?);
+        }
+        let size = self.parts.iter().map(|(_, part)| part.len()).sum();
+        let mut all = Vec::with_capacity(size);
+        let mut fetched = stream::iter(&self.parts).map(|(cache, part)| get(cache, part)).buffered(AT_ONCE);
+        while let Some(bytes) = fetched.next().await {
+            all.extend_from_slice(&bytes?);
+        }
+        Ok(all.into())
+    }
+}
+
+/// The bytes of a part: of a chunk that is ready, or became so meanwhile, from disk.
+async fn get(cache: &Arc<BlobCache>, part: &Part) -> Result<Bytes, Arc<CacheError>> {
+    let mut bytes = vec![0; part.len()];
+    if cache.try_read(&[*part], &mut bytes) {
+        return Ok(bytes.into());
+    }
+    cache.fetch_part(part).await
+}
