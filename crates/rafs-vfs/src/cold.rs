@@ -27,7 +27,8 @@ impl ColdRead {
         }
         let size = self.parts.iter().map(|(_, part)| part.len()).sum();
         let mut all = Vec::with_capacity(size);
-        let mut fetched = stream::iter(&self.parts).map(|(cache, part)| get(cache, part)).buffered(AT_ONCE);
+        let one = |(cache, part)| async move { get(&cache, &part).await };
+        let mut fetched = stream::iter(self.parts).map(one).buffered(AT_ONCE);
         while let Some(bytes) = fetched.next().await {
             all.extend_from_slice(&bytes?);
         }

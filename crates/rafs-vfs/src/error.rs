@@ -4,9 +4,8 @@ use blob_cache::CacheError;
 use rafs_format::FormatError;
 use std::sync::Arc;
 
-/// Why the file system cannot answer. "No such name" is an answer, not an error.
+/// Why the file system cannot answer. "No such name" is an answer, not an error. A new variant must be given an errno by those who map them.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 #[expect(missing_docs, reason = "the messages name the fields")]
 pub enum VfsError {
     #[error("inode {nid} is not a directory")]

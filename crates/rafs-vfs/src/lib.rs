@@ -29,8 +29,8 @@ pub struct Attr {
     pub nlink: u32,
     pub uid: u32,
     pub gid: u32,
-    /// Device number: major, minor; 0, 0 for all but devices.
-    pub rdev: (u32, u32),
+    /// Device number as the kernel encodes it in 32 bits; 0 for all but devices.
+    pub rdev: u32,
     /// Bytes.
     pub size: u64,
     /// Seconds since the epoch.
@@ -102,7 +102,7 @@ impl Rafs {
             nlink: inode.nlink,
             uid: inode.uid,
             gid: inode.gid,
-            rdev: (inode.major(), inode.minor()),
+            rdev: inode.rdev,
             size: inode.size,
             mtime_secs: inode.mtime_secs,
             mtime_nanos: inode.mtime_nanos,
