@@ -69,6 +69,22 @@ fn native_images_pass_the_check() {
     }
 }
 
+/// So that a new golden image is not overlooked.
+#[test]
+fn every_golden_image_is_read_by_some_test() {
+    let Some(golden) = golden() else { return };
+    let known: Vec<&str> = NATIVE
+        .map(|(name, ..)| name)
+        .into_iter()
+        .chain(UNSUPPORTED.map(|(name, _)| name))
+        .chain(["v6-bigdir", "v6-chunkdict"])
+        .collect();
+    for image in std::fs::read_dir(golden).unwrap().map(|entry| entry.unwrap().file_name()) {
+        let name = image.to_str().unwrap();
+        assert!(!name.starts_with("v6-") || known.contains(&name), "{name}");
+    }
+}
+
 #[test]
 fn json_agrees_with_the_other_tool() {
     let Some(golden) = golden() else { return };

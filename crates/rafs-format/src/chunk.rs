@@ -59,7 +59,7 @@ pub struct ChunkRef {
     pub block: u32,
 }
 
-/// Finds the record of a [`ChunkRef`] in O(log n). 8 bytes of memory per record whatever the image claims.
+/// Finds the record of a [`ChunkRef`] in O(log n). 8 bytes of memory per record whatever the image claims, 24 while it is built.
 #[derive(Debug, Clone)]
 pub struct ChunkIndex {
     /// Sorted: blob (8 bits), chunk (24 bits), number of the record (32 bits).
@@ -67,7 +67,11 @@ pub struct ChunkIndex {
 }
 
 impl ChunkIndex {
-    /// Reads the chunk table once. Errors: a record that names a blob or chunk outside the blob table; a tarfs, whose table holds nothing.
+    /// Reads the chunk table and checks that it does not contradict itself: records of one chunk are equal in all but the file
+    /// offset, and different chunks of a blob do not overlap when decompressed. So a chunk number stands for one digest, one
+    /// stored range and one place in the decompressed blob, and whoever keeps data by any of them may rely on the others.
+    /// Errors: a contradiction, at the record that shows it; a record that names a blob or chunk outside the blob table; a
+    /// tarfs, whose table holds nothing.
     pub fn build<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>) -> Result<Self, FormatError> {
         let superblock = bootstrap.superblock();
         if superblock.flags.contains(SuperFlags::TARFS) {
@@ -79,7 +83,8 @@ impl ChunkIndex {
             found: records,
             limit: u32::MAX.into(),
         })?;
-        let mut keys = Vec::with_capacity(count as usize);
+        // Sorted together with their places: reading records again in the order of their numbers would miss the cache each time.
+        let mut records = Vec::with_capacity(count as usize);
         for n in 0..count {
             let chunk = bootstrap.chunk_record(n.into())?;
             let blob = usize::try_from(chunk.blob).ok().and_then(|blob| bootstrap.blobs().get(blob));
@@ -94,10 +99,11 @@ impl ChunkIndex {
             let inside = chunk.index < blob.chunk_count;
             let index = chunk.index.into();
             require(inside, "index of a chunk record", at.saturating_add(72), index, "a chunk of its blob")?;
-            keys.push(key(chunk.blob, chunk.index) << 32 | u64::from(n));
+            records.push(Place::of(&chunk, n, at)?);
         }
-        keys.sort_unstable();
-        Ok(Self { keys })
+        records.sort_unstable_by_key(Place::key);
+        check_unique(bootstrap, &records)?;
+        Ok(Self { keys: records.iter().map(Place::key).collect() })
     }
 
     /// The record of `reference`, whose blob, index and block all agree with it.
@@ -108,7 +114,11 @@ impl ChunkIndex {
         reference: ChunkRef,
     ) -> Result<Chunk, FormatError> {
         let ChunkRef { blob, chunk, block } = reference;
-        let wanted = key(blob, chunk);
+        let none = FormatError::NoSuchChunk { blob, chunk, block };
+        if blob > 0xFF || chunk > 0xFF_FFFF {
+            return Err(none);
+        }
+        let wanted = u64::from(key(blob, chunk));
         let first = self.keys.partition_point(|&entry| entry >> 32 < wanted);
         let same = self.keys.get(first..).unwrap_or(&[]).iter().take_while(|&&entry| entry >> 32 == wanted);
         let block_size = u64::from(bootstrap.superblock().block_size);
@@ -120,12 +130,119 @@ impl ChunkIndex {
                 return Ok(record);
             }
         }
-        Err(FormatError::NoSuchChunk { blob, chunk, block })
+        Err(none)
     }
 }
 
-fn key(blob: u32, chunk: u32) -> u64 {
-    u64::from(blob) << 24 | u64::from(chunk)
+/// A blob, of which there are fewer than 2^8, and a chunk of it, of which there are at most 2^24, in one number.
+fn key(blob: u32, chunk: u32) -> u32 {
+    blob << 24 | chunk
+}
+
+/// Blobs whose chunks need not lie in the order of their numbers: they are put together from chunks that have places already.
+const UNORDERED: BlobFeatures = BlobFeatures::EXTERNAL.union(BlobFeatures::CHUNKDICT_GENERATED);
+
+/// Where one record's chunk lies when decompressed.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Blob and number in it, see [`key`].
+    chunk: u32,
+    /// Number of the record.
+    record: u32,
+    /// First block of 4096 bytes and how many the chunk touches.
+    block: u32,
+    blocks: u32,
+}
+
+impl Place {
+    /// The place of the `record`-th record, which is at byte `at`.
+    fn of(chunk: &Chunk, record: u32, at: u64) -> Result<Self, FormatError> {
+        let start = chunk.uncompressed_offset;
+        let block = u32::try_from(start / BLOCK).ok().filter(|_| start.is_multiple_of(BLOCK));
+        let block = block.ok_or(FormatError::Value {
+            what: "uncompressed offset of a chunk record",
+            at: at.saturating_add(56),
+            found: start,
+            expected: "a multiple of 4096 below 2^44",
+        })?;
+        let blocks = chunk.uncompressed_size.div_ceil(4096);
+        Ok(Self { chunk: key(chunk.blob, chunk.index), record, block, blocks })
+    }
+
+    /// What [`ChunkIndex`] keeps.
+    fn key(&self) -> u64 {
+        u64::from(self.chunk) << 32 | u64::from(self.record)
+    }
+}
+
+/// Block size of everything but a tarfs, in bytes.
+const BLOCK: u64 = 4096;
+
+/// Checks that no two records contradict each other. `places` are those of all records, sorted.
+fn check_unique<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>, places: &[Place]) -> Result<(), FormatError> {
+    let mut unordered = Vec::new();
+    let mut last: Option<&Place> = None;
+    for place in places {
+        match last.filter(|last| last.chunk >> 24 == place.chunk >> 24) {
+            Some(last) if last.chunk == place.chunk => check_same(bootstrap, last, place)?,
+            _ if is_unordered(bootstrap, place) => unordered.push(*place),
+            Some(last) => check_behind(bootstrap, last, place)?,
+            None => {}
+        }
+        last = Some(place);
+    }
+    unordered.sort_unstable_by_key(|place| (place.chunk >> 24, place.block, place.record));
+    unordered.windows(2).try_for_each(|pair| match pair {
+        [last, place] if last.chunk >> 24 == place.chunk >> 24 => check_behind(bootstrap, last, place),
+        _ => Ok(()),
+    })
+}
+
+fn is_unordered<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>, place: &Place) -> bool {
+    let blob = usize::try_from(place.chunk >> 24).ok().and_then(|blob| bootstrap.blobs().get(blob));
+    blob.is_some_and(|blob| blob.features.intersects(UNORDERED))
+}
+
+/// Checks that two records of one chunk say the same.
+fn check_same<B: AsRef<[u8]>>(
+    bootstrap: &Bootstrap<B>,
+    first: &Place,
+    second: &Place,
+) -> Result<(), FormatError> {
+    let (other, chunk) =
+        (bootstrap.chunk_record(first.record.into())?, bootstrap.chunk_record(second.record.into())?);
+    let at = bootstrap.chunk_record_offset(second.record.into());
+    let expected = "what another record of the same chunk says";
+    let [first, ..] = chunk.digest.0;
+    require(chunk.digest == other.digest, "digest of a chunk record", at, first.into(), expected)?;
+    let fields = [
+        ("flags of a chunk record", 36, chunk.flags.bits().into(), other.flags.bits().into()),
+        ("stored size of a chunk record", 40, chunk.compressed_size.into(), other.compressed_size.into()),
+        (
+            "uncompressed size of a chunk record",
+            44,
+            chunk.uncompressed_size.into(),
+            other.uncompressed_size.into(),
+        ),
+        ("stored offset of a chunk record", 48, chunk.compressed_offset, other.compressed_offset),
+        ("uncompressed offset of a chunk record", 56, chunk.uncompressed_offset, other.uncompressed_offset),
+        ("checksum of a chunk record", 76, chunk.crc32.into(), other.crc32.into()),
+    ];
+    fields.into_iter().try_for_each(|(what, field, found, said)| {
+        require(found == said, what, at.saturating_add(field), found, expected)
+    })
+}
+
+/// Checks that a chunk starts where the one before it ends, or behind that.
+fn check_behind<B: AsRef<[u8]>>(
+    bootstrap: &Bootstrap<B>,
+    last: &Place,
+    place: &Place,
+) -> Result<(), FormatError> {
+    let at = bootstrap.chunk_record_offset(place.record.into()).saturating_add(56);
+    let found = u64::from(place.block) * BLOCK;
+    let good = last.block.checked_add(last.blocks).is_some_and(|end| end <= place.block);
+    require(good, "uncompressed offset of a chunk record", at, found, "a place behind the chunk before")
 }
 
 /// Checks that the chunk of the record at byte `at` lies within its blob, stored and decompressed.
