@@ -1,6 +1,7 @@
 //! Where blobs come from. A [`BlobReader`] reads ranges of one immutable blob; a [`Backend`] finds blobs by id. What they
 //! return is *unverified*: whoever uses it must check it. Knows ids and byte ranges, nothing of chunks.
 
+pub mod config;
 mod error;
 mod local_fs;
 
