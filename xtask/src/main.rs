@@ -1,2 +1,195 @@
-//! Placeholder.
-fn main() {}
+//! Chores of this repository: `cargo xtask CHORE...`. One file per chore; this one knows names and arguments.
+//!
+//! All chores of a command line are parsed before the first runs, so that a typing error costs no time. Exit code 0: all done;
+//! 1: a chore failed, told on standard error; 2: the command line is wrong.
+#![forbid(unsafe_code)]
+
+mod ci;
+mod fuzz;
+mod layers;
+mod process;
+mod quickstart;
+mod soak;
+mod tidy;
+mod workspace;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Usage: cargo xtask CHORE [ARGUMENTS] [CHORE [ARGUMENTS]]...
+
+  layers                        fail on a dependency between our crates that the architecture does not list
+  tidy                          fail on missing headers, dead links, unused dependencies, licences not in deny.toml, ...
+  ci                            run everything that decides whether a change lands, without installing packages
+  fuzz [TARGET] [--seconds N]   run the fuzz targets (bootstrap, blob_meta; both at once by default) for N seconds, 60 by default
+  soak [--seconds N]            run the fuzz targets for N seconds, 3600 by default, then the property tests with many cases
+  quickstart [IMAGE]            build, convert IMAGE (a tar or a directory; default: the Rust toolchain), mount, run, compare
+";
+
+/// One chore of the command line, with its arguments.
+#[derive(Debug, PartialEq, Eq)]
+enum Chore {
+    Layers,
+    Tidy,
+    Ci,
+    Fuzz { target: Option<String>, seconds: u64 },
+    Soak { seconds: u64 },
+    Quickstart { image: Option<PathBuf> },
+}
+
+const NAMES: [&str; 6] = ["layers", "tidy", "ci", "fuzz", "soak", "quickstart"];
+
+fn main() -> ExitCode {
+    let chores = match parse(std::env::args_os().skip(1)) {
+        Ok(chores) => chores,
+        Err(problem) => {
+            eprintln!("{problem}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut failed = false;
+    // A later chore runs after a failed one: both reports are wanted.
+    for chore in &chores {
+        if let Err(error) = run(chore) {
+            eprintln!("Error: {error:#}");
+            failed = true;
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn run(chore: &Chore) -> anyhow::Result<()> {
+    match chore {
+        Chore::Layers => layers::layers(),
+        Chore::Tidy => tidy::tidy(),
+        Chore::Ci => ci::ci(),
+        Chore::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), *seconds),
+        Chore::Soak { seconds } => soak::soak(*seconds),
+        Chore::Quickstart { image } => quickstart::quickstart(image.as_deref()),
+    }
+}
+
+/// Chores in the order they are given. Errors: what is wrong, as text.
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<Chore>, String> {
+    let mut rest = arguments.into_iter().peekable();
+    let mut chores = Vec::new();
+    while let Some(name) = rest.next() {
+        let mut values = Vec::new();
+        while let Some(value) = rest.next_if(|next| !NAMES.iter().any(|name| next == name)) {
+            values.push(value);
+        }
+        chores.push(chore(&name, values)?);
+    }
+    if chores.is_empty() { Err("a chore is missing".into()) } else { Ok(chores) }
+}
+
+fn chore(name: &OsString, values: Vec<OsString>) -> Result<Chore, String> {
+    let name = name.to_string_lossy();
+    match &*name {
+        "layers" => nothing_else(values).map(|()| Chore::Layers),
+        "tidy" => nothing_else(values).map(|()| Chore::Tidy),
+        "ci" => nothing_else(values).map(|()| Chore::Ci),
+        "fuzz" => {
+            let (seconds, mut rest) = take_seconds(values)?;
+            let target = (!rest.is_empty()).then(|| rest.remove(0).to_string_lossy().into_owned());
+            if let Some(unknown) = target.as_deref().filter(|target| !fuzz::TARGETS.contains(target)) {
+                return Err(format!("no fuzz target {unknown}; there are {}", fuzz::TARGETS.join(", ")));
+            }
+            nothing_else(rest)?;
+            Ok(Chore::Fuzz { target, seconds: seconds.unwrap_or(60) })
+        }
+        "soak" => {
+            let (seconds, rest) = take_seconds(values)?;
+            nothing_else(rest)?;
+            Ok(Chore::Soak { seconds: seconds.unwrap_or(3600) })
+        }
+        "quickstart" => {
+            let mut values = values.into_iter();
+            let image = values.next();
+            if let Some(option) = image.as_ref().filter(|image| image.to_string_lossy().starts_with('-')) {
+                return Err(format!("unknown option {}", option.display()));
+            }
+            nothing_else(values.collect())?;
+            Ok(Chore::Quickstart { image: image.map(PathBuf::from) })
+        }
+        _ => Err(format!("unknown chore {name}")),
+    }
+}
+
+/// Takes `--seconds N` or `--seconds=N` out of `values`.
+fn take_seconds(values: Vec<OsString>) -> Result<(Option<u64>, Vec<OsString>), String> {
+    let mut seconds = None;
+    let mut rest = Vec::new();
+    let mut values = values.into_iter();
+    while let Some(value) = values.next() {
+        let text = value.to_string_lossy().into_owned();
+        let number = match text.strip_prefix("--seconds") {
+            Some("") => values.next().map(|number| number.to_string_lossy().into_owned()),
+            Some(number) => number.strip_prefix('=').map(str::to_owned),
+            None => {
+                rest.push(value);
+                continue;
+            }
+        };
+        let number = number.and_then(|number| number.parse().ok()).filter(|&number| number > 0);
+        seconds = Some(number.ok_or("--seconds takes a number of seconds, at least 1")?);
+    }
+    Ok((seconds, rest))
+}
+
+fn nothing_else(values: Vec<OsString>) -> Result<(), String> {
+    match values.first() {
+        Some(value) => Err(format!("unexpected argument {}", value.display())),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Vec<Chore>, String> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn chores_take_their_own_arguments() {
+        assert_eq!(parsed("layers tidy"), Ok(vec![Chore::Layers, Chore::Tidy]));
+        let fuzz = Chore::Fuzz { target: Some("bootstrap".into()), seconds: 5 };
+        assert_eq!(parsed("fuzz --seconds 5 bootstrap ci"), Ok(vec![fuzz, Chore::Ci]));
+        assert_eq!(parsed("fuzz"), Ok(vec![Chore::Fuzz { target: None, seconds: 60 }]));
+        assert_eq!(parsed("soak --seconds=7"), Ok(vec![Chore::Soak { seconds: 7 }]));
+        let image = Some(PathBuf::from("a.tar"));
+        assert_eq!(parsed("quickstart a.tar"), Ok(vec![Chore::Quickstart { image }]));
+        assert_eq!(parsed("quickstart"), Ok(vec![Chore::Quickstart { image: None }]));
+    }
+
+    #[test]
+    fn wrong_command_lines_are_refused() {
+        for line in [
+            "",
+            "lint",
+            "tidy now",
+            "fuzz nothing",
+            "fuzz --seconds",
+            "fuzz --seconds 0",
+            "quickstart -x",
+            "quickstart a b",
+        ] {
+            assert!(parsed(line).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_usage_has_a_line_for_each_chore() {
+        for name in NAMES {
+            assert_eq!(
+                USAGE.lines().filter(|line| line.starts_with(&format!("  {name} "))).count(),
+                1,
+                "{name}"
+            );
+        }
+    }
+}

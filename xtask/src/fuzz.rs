@@ -1,0 +1,170 @@
+//! `cargo xtask fuzz`: builds and runs the fuzz targets of `crates/rafs-format/fuzz`, on the stable compiler.
+//!
+//! libFuzzer needs coverage counters, not a sanitizer, and the compiler can insert them by itself; what a sanitizer would
+//! find in C, safe Rust does not compile. Inputs start from seeds that the fuzz package makes and, where they are, from
+//! the golden images. What is found stays in the build directory, so the next run goes on from there.
+
+use crate::{process, workspace};
+use anyhow::{Context, ensure};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+/// Names of the targets.
+pub const TARGETS: [&str; 2] = ["bootstrap", "blob_meta"];
+
+/// Coverage counters at every edge, a table of where they are, and the operands of comparisons.
+const RUSTFLAGS: [&str; 6] = [
+    "--cfg=fuzzing",
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+];
+/// An input that takes longer, in seconds, is a hang.
+const TIMEOUT: u32 = 10;
+/// Memory of a whole process that keeps its corpus, in MiB. The targets themselves bound what one input may take.
+const RSS_LIMIT: u32 = 2048;
+/// Longest input in bytes: the golden images fit, most of them far.
+const MAX_LEN: u32 = 1 << 19;
+
+/// Runs `target`, or all targets at the same time, for `seconds`. Errors: an input that crashes, hangs or takes too much memory.
+pub fn fuzz(target: Option<&str>, seconds: u64) -> anyhow::Result<()> {
+    let package = workspace::root().join("crates/rafs-format/fuzz");
+    let built = build(&package)?;
+    let home = workspace::scratch("fuzz")?;
+    let targets: Vec<_> =
+        TARGETS.into_iter().filter(|name| target.is_none_or(|wanted| wanted == *name)).collect();
+    let mut running = Vec::new();
+    for name in targets {
+        let dirs = Dirs::prepare(&home, &package, &built, name)?;
+        let log = home.join(format!("{name}.log"));
+        println!("fuzz: {name} for {seconds} s, log in {}", log.display());
+        running.push((name, start(&built, name, &dirs, seconds, &log)?, dirs, log));
+    }
+    let mut failed = Vec::new();
+    for (name, mut child, dirs, log) in running {
+        let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        println!("fuzz: {name}: {}", last_status(&said));
+        if !status.success() {
+            eprintln!("{}", tail(&said, 40));
+            eprintln!("fuzz: {name} failed: {status}; the input is in {}", dirs.artifacts.display());
+            failed.push(name);
+        }
+    }
+    ensure!(failed.is_empty(), "fuzz: {} failed", failed.join(", "));
+    Ok(())
+}
+
+/// Builds all targets. Returns the folder of their programs.
+fn build(package: &Path) -> anyhow::Result<PathBuf> {
+    let host = workspace::host()?;
+    let target_dir = workspace::scratch("fuzz-target")?;
+    let mut command = workspace::cargo();
+    // A target is named so that build scripts are built without the flags.
+    command.args(["build", "--quiet", "--release", "--locked", "--target", &host]).arg("--manifest-path");
+    command.arg(package.join("Cargo.toml")).env("CARGO_TARGET_DIR", &target_dir);
+    command.env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f"));
+    process::run(&mut command)?;
+    Ok(target_dir.join(host).join("release"))
+}
+
+/// Folders of one target.
+struct Dirs {
+    /// What was found to reach new code; kept.
+    corpus: PathBuf,
+    /// Where to start; made anew.
+    seeds: PathBuf,
+    /// Inputs that fail, a prefix of file names.
+    artifacts: PathBuf,
+}
+
+impl Dirs {
+    fn prepare(home: &Path, package: &Path, built: &Path, name: &str) -> anyhow::Result<Self> {
+        let dir = |kind: &str| home.join(kind).join(name);
+        let dirs = Self { corpus: dir("corpus"), seeds: dir("seeds"), artifacts: dir("artifacts") };
+        if dirs.seeds.exists() {
+            std::fs::remove_dir_all(&dirs.seeds)?;
+        }
+        for dir in [&dirs.corpus, &dirs.seeds, &dirs.artifacts] {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        process::run(Command::new(built.join("seeds")).arg(name).arg(&dirs.seeds))?;
+        copy_all(&package.join("regressions").join(name), &dirs.seeds)?;
+        if name == "bootstrap" {
+            copy_golden(&dirs.seeds)?;
+        }
+        Ok(dirs)
+    }
+}
+
+/// Copies the files of one folder, if it is there.
+fn copy_all(from: &Path, to: &Path) -> anyhow::Result<()> {
+    for entry in from.read_dir().into_iter().flatten() {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default();
+        std::fs::copy(&path, to.join(name)).with_context(|| format!("cannot copy {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Copies the golden bootstraps: those in `RAFS_GOLDEN`, or in `../shared/golden/rafs` beside the workspace.
+fn copy_golden(to: &Path) -> anyhow::Result<()> {
+    let beside = workspace::root().join("../shared/golden/rafs");
+    let golden = std::env::var_os("RAFS_GOLDEN").map_or(beside, PathBuf::from);
+    let mut count = 0;
+    for entry in golden.read_dir().into_iter().flatten() {
+        let image = entry?.path();
+        let bootstrap = image.join("image.boot");
+        let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !bootstrap.is_file() || !name.starts_with("v6-") {
+            continue;
+        }
+        let bytes =
+            std::fs::read(&bootstrap).with_context(|| format!("cannot read {}", bootstrap.display()))?;
+        std::fs::write(to.join(format!("golden-{name}")), bytes)?;
+        count += 1;
+    }
+    println!("fuzz: {count} golden bootstraps among the seeds");
+    Ok(())
+}
+
+fn start(built: &Path, name: &str, dirs: &Dirs, seconds: u64, log: &Path) -> anyhow::Result<Child> {
+    let log = std::fs::File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
+    let mut command = Command::new(built.join(name));
+    command.args([
+        format!("-max_total_time={seconds}"),
+        format!("-timeout={TIMEOUT}"),
+        format!("-rss_limit_mb={RSS_LIMIT}"),
+        format!("-max_len={MAX_LEN}"),
+        format!("-artifact_prefix={}/", dirs.artifacts.display()),
+        "-print_final_stats=1".into(),
+    ]);
+    command.args([&dirs.corpus, &dirs.seeds]).stdout(log.try_clone()?).stderr(log);
+    command.spawn().with_context(|| format!("cannot run {}", process::name(&command)))
+}
+
+/// The last line in which libFuzzer says how far it is.
+fn last_status(log: &str) -> &str {
+    log.lines().rfind(|line| line.starts_with('#')).unwrap_or("said nothing")
+}
+
+/// The last lines of a log.
+fn tail(log: &str, count: usize) -> String {
+    let lines: Vec<_> = log.lines().collect();
+    lines.get(lines.len().saturating_sub(count)..).unwrap_or(&[]).join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_are_cut_to_what_matters() {
+        assert_eq!(last_status("INFO: x\n#1 INIT\n#2 DONE cov: 7\nDone 2\n"), "#2 DONE cov: 7");
+        assert_eq!(last_status(""), "said nothing");
+        assert_eq!(tail("a\nb\nc\n", 2), "b\nc");
+        assert_eq!(tail("a", 2), "a");
+    }
+}
