@@ -14,7 +14,11 @@ const FUZZ_SECONDS: u64 = 60;
 /// Runs all steps in order, cheapest first; the first that fails ends the run.
 pub fn ci() -> anyhow::Result<()> {
     let mut steps = Steps::default();
-    steps.step("format", || cargo(&["fmt", "--all", "--", "--check"]))?;
+    steps.step("format", || {
+        cargo(&["fmt", "--all", "--", "--check"])?;
+        // A workspace of its own.
+        cargo(&["fmt", "--manifest-path", fuzz::MANIFEST, "--", "--check"])
+    })?;
     steps.step("layers", layers::layers)?;
     steps.step("tidy", tidy::tidy)?;
     steps.step("clippy", || {

@@ -1,8 +1,8 @@
 //! `cargo xtask fuzz`: builds and runs the fuzz targets of `crates/rafs-format/fuzz`, on the stable compiler.
 //!
 //! libFuzzer needs coverage counters, not a sanitizer, and the compiler can insert them by itself; what a sanitizer would
-//! find in C, safe Rust does not compile. Inputs start from seeds that the fuzz package makes and, where they are, from
-//! the golden images. What is found stays in the build directory, so the next run goes on from there.
+//! find in C, safe Rust does not compile. Inputs start from seeds that the targets make and, where they are, from the golden
+//! images. What is found stays in the build directory, so the next run goes on from there.
 
 use crate::{process, workspace};
 use anyhow::{Context, ensure};
@@ -11,6 +11,9 @@ use std::process::{Child, Command};
 
 /// Names of the targets.
 pub const TARGETS: [&str; 2] = ["bootstrap", "blob_meta"];
+
+/// The package with the targets, relative to the workspace.
+pub const MANIFEST: &str = "crates/rafs-format/fuzz/Cargo.toml";
 
 /// Coverage counters at every edge, a table of where they are, and the operands of comparisons.
 const RUSTFLAGS: [&str; 6] = [
@@ -30,14 +33,15 @@ const MAX_LEN: u32 = 1 << 19;
 
 /// Runs `target`, or all targets at the same time, for `seconds`. Errors: an input that crashes, hangs or takes too much memory.
 pub fn fuzz(target: Option<&str>, seconds: u64) -> anyhow::Result<()> {
-    let package = workspace::root().join("crates/rafs-format/fuzz");
-    let built = build(&package)?;
+    let manifest = workspace::root().join(MANIFEST);
+    let built = build(&manifest)?;
+    let package = manifest.parent().context("the package of fuzz targets has no folder")?;
     let home = workspace::scratch("fuzz")?;
     let targets: Vec<_> =
         TARGETS.into_iter().filter(|name| target.is_none_or(|wanted| wanted == *name)).collect();
     let mut running = Vec::new();
     for name in targets {
-        let dirs = Dirs::prepare(&home, &package, &built, name)?;
+        let dirs = Dirs::prepare(&home, package, name)?;
         let log = home.join(format!("{name}.log"));
         println!("fuzz: {name} for {seconds} s, log in {}", log.display());
         running.push((name, start(&built, name, &dirs, seconds, &log)?, dirs, log));
@@ -58,13 +62,13 @@ pub fn fuzz(target: Option<&str>, seconds: u64) -> anyhow::Result<()> {
 }
 
 /// Builds all targets. Returns the folder of their programs.
-fn build(package: &Path) -> anyhow::Result<PathBuf> {
+fn build(manifest: &Path) -> anyhow::Result<PathBuf> {
     let host = workspace::host()?;
     let target_dir = workspace::scratch("fuzz-target")?;
     let mut command = workspace::cargo();
     // A target is named so that build scripts are built without the flags.
     command.args(["build", "--quiet", "--release", "--locked", "--target", &host]).arg("--manifest-path");
-    command.arg(package.join("Cargo.toml")).env("CARGO_TARGET_DIR", &target_dir);
+    command.arg(manifest).env("CARGO_TARGET_DIR", &target_dir);
     command.env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f"));
     process::run(&mut command)?;
     Ok(target_dir.join(host).join("release"))
@@ -74,14 +78,14 @@ fn build(package: &Path) -> anyhow::Result<PathBuf> {
 struct Dirs {
     /// What was found to reach new code; kept.
     corpus: PathBuf,
-    /// Where to start; made anew.
+    /// Where to start; made anew: the target adds its own.
     seeds: PathBuf,
     /// Inputs that fail, a prefix of file names.
     artifacts: PathBuf,
 }
 
 impl Dirs {
-    fn prepare(home: &Path, package: &Path, built: &Path, name: &str) -> anyhow::Result<Self> {
+    fn prepare(home: &Path, package: &Path, name: &str) -> anyhow::Result<Self> {
         let dir = |kind: &str| home.join(kind).join(name);
         let dirs = Self { corpus: dir("corpus"), seeds: dir("seeds"), artifacts: dir("artifacts") };
         if dirs.seeds.exists() {
@@ -90,7 +94,6 @@ impl Dirs {
         for dir in [&dirs.corpus, &dirs.seeds, &dirs.artifacts] {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
-        process::run(Command::new(built.join("seeds")).arg(name).arg(&dirs.seeds))?;
         copy_all(&package.join("regressions").join(name), &dirs.seeds)?;
         if name == "bootstrap" {
             copy_golden(&dirs.seeds)?;
@@ -141,13 +144,18 @@ fn start(built: &Path, name: &str, dirs: &Dirs, seconds: u64, log: &Path) -> any
         format!("-artifact_prefix={}/", dirs.artifacts.display()),
         "-print_final_stats=1".into(),
     ]);
+    command.env("FUZZ_SEEDS", &dirs.seeds);
     command.args([&dirs.corpus, &dirs.seeds]).stdout(log.try_clone()?).stderr(log);
     command.spawn().with_context(|| format!("cannot run {}", process::name(&command)))
 }
 
 /// The last line in which libFuzzer says how far it is.
 fn last_status(log: &str) -> &str {
-    log.lines().rfind(|line| line.starts_with('#')).unwrap_or("said nothing")
+    log.lines()
+        .rfind(|line| {
+            line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        })
+        .unwrap_or("said nothing")
 }
 
 /// The last lines of a log.
@@ -162,7 +170,7 @@ mod tests {
 
     #[test]
     fn logs_are_cut_to_what_matters() {
-        assert_eq!(last_status("INFO: x\n#1 INIT\n#2 DONE cov: 7\nDone 2\n"), "#2 DONE cov: 7");
+        assert_eq!(last_status("INFO: x\n#1 INIT\n#2 DONE cov: 7\n###### x\nDone 2\n"), "#2 DONE cov: 7");
         assert_eq!(last_status(""), "said nothing");
         assert_eq!(tail("a\nb\nc\n", 2), "b\nc");
         assert_eq!(tail("a", 2), "a");
