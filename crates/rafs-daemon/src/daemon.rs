@@ -1,0 +1,101 @@
+//! A running daemon: one image, mounted, with the threads that fetch for it.
+
+use crate::image::Image;
+use crate::{DaemonError, Options};
+use blob_cache::{BlobCache, CacheStats};
+use rafs_fuse::{Mount, MountOptions, Unmounter};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::runtime::{Builder, Runtime};
+
+/// Threads at most that wait for the disk of a local backend.
+const MAX_DISK_THREADS: usize = 64;
+
+/// A mounted image and its threads. Dropping it unmounts.
+#[derive(Debug)]
+pub struct Daemon {
+    mount: Mount,
+    runtime: Option<Runtime>,
+    caches: Vec<Arc<BlobCache>>,
+    mountpoint: PathBuf,
+}
+
+impl Daemon {
+    /// Puts the image together and mounts it; on return it is visible. Reads no data.
+    /// Errors: the bootstrap is missing or damaged, a blob is missing, the cache directory or the mountpoint cannot be used.
+    pub fn start(options: &Options) -> Result<Self, DaemonError> {
+        let started = Instant::now();
+        let Image { rafs, caches } = Image::open(options)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(cores)
+            .max_blocking_threads(MAX_DISK_THREADS)
+            .thread_name("fetch")
+            .enable_all()
+            .build()
+            .map_err(|source| DaemonError::Threads { source })?;
+        let entries = rafs.totals().entries;
+        let mount_options = MountOptions { mountpoint: options.mountpoint.clone(), threads: options.threads };
+        let mount = Mount::new(rafs, &mount_options, runtime.handle().clone())?;
+        tracing::info!(
+            "{} is mounted on {}: {entries} entries, {} blobs, after {:?}",
+            options.bootstrap.display(),
+            options.mountpoint.display(),
+            caches.len(),
+            started.elapsed()
+        );
+        Ok(Self { mount, runtime: Some(runtime), caches, mountpoint: options.mountpoint.clone() })
+    }
+
+    /// A handle that ends the daemon from another thread.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { unmounter: self.mount.unmounter() }
+    }
+
+    /// What the caches did so far, all blobs together.
+    pub fn stats(&self) -> CacheStats {
+        total(&self.caches)
+    }
+
+    /// Serves until the file system is unmounted, by a [`Stopper`] or from outside. Does not wait for fetches that nobody waits for any more.
+    pub fn serve(mut self) -> Result<(), DaemonError> {
+        let served = self.mount.wait();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        tracing::info!("{} is unmounted: {}", self.mountpoint.display(), describe(&total(&self.caches)));
+        Ok(served?)
+    }
+}
+
+/// Ends a [`Daemon`] from another thread.
+#[derive(Debug, Clone)]
+pub struct Stopper {
+    unmounter: Unmounter,
+}
+
+impl Stopper {
+    /// Unmounts. Where the mount is in use it is detached and served until its last user is gone.
+    pub fn stop(&self) -> Result<(), DaemonError> {
+        Ok(self.unmounter.unmount()?)
+    }
+}
+
+fn total(caches: &[Arc<BlobCache>]) -> CacheStats {
+    caches.iter().map(|cache| cache.stats()).fold(CacheStats::default(), |a, b| CacheStats {
+        fetches: a.fetches + b.fetches,
+        fetched_bytes: a.fetched_bytes + b.fetched_bytes,
+        reverified: a.reverified + b.reverified,
+        damaged: a.damaged + b.damaged,
+        write_errors: a.write_errors + b.write_errors,
+    })
+}
+
+fn describe(stats: &CacheStats) -> String {
+    let CacheStats { fetches, fetched_bytes, reverified, damaged, write_errors } = stats;
+    format!(
+        "{fetches} chunks ({fetched_bytes} bytes) fetched, {reverified} found in the cache, {damaged} damaged there, \
+         {write_errors} writes failed"
+    )
+}

@@ -1,0 +1,40 @@
+//! Why a daemon cannot serve.
+
+use blob_cache::CacheError;
+use blob_storage::BackendError;
+use rafs_format::FormatError;
+use rafs_fuse::FuseError;
+use rafs_vfs::VfsError;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a daemon cannot serve. Each names the file or directory it is about.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages name the fields")]
+pub enum DaemonError {
+    #[error("cannot read bootstrap {}", path.display())]
+    Bootstrap { path: PathBuf, source: io::Error },
+    #[error("{} is not a RAFS v6 bootstrap, or a damaged one", path.display())]
+    Format { path: PathBuf, source: Box<FormatError> },
+    #[error("{}: RAFS v5 bootstraps are not supported by this version yet", path.display())]
+    Version5 { path: PathBuf },
+    #[error("bootstrap {} is damaged: it is named after its SHA-256, but that is {found}", path.display())]
+    Name { path: PathBuf, found: String },
+    #[error("backend {kind} is not supported by this version yet, only localfs")]
+    Backend { kind: &'static str },
+    #[error("{what} is not supported by this version yet")]
+    Unsupported { what: &'static str },
+    #[error("a blob of {} is missing", path.display())]
+    Blob { path: PathBuf, source: Box<BackendError> },
+    #[error("a blob of {} cannot be served", path.display())]
+    Cache { path: PathBuf, source: Box<CacheError> },
+    #[error("{} cannot be served", path.display())]
+    Vfs { path: PathBuf, source: Box<VfsError> },
+    #[error(transparent)]
+    Fuse(#[from] FuseError),
+    #[error("cannot start threads")]
+    Threads { source: io::Error },
+    #[error("cannot watch signals")]
+    Signals { source: io::Error },
+}

@@ -1,0 +1,100 @@
+//! One image put together: the bootstrap read and checked, its blobs found, their caches opened.
+
+use crate::config::{Backend as BackendConfig, Cache, Config, Store};
+use crate::{DaemonError, Options};
+use blob_cache::{BlobCache, CacheOptions};
+use blob_storage::{Backend, LocalFs};
+use rafs_format::{Blob, Bootstrap, DigestAlgorithm};
+use rafs_vfs::Rafs;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Length of a SHA-256 in hex.
+const SHA256_HEX: usize = 64;
+
+/// A file system ready to be mounted, and the caches below it.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub rafs: Arc<Rafs>,
+    pub caches: Vec<Arc<BlobCache>>,
+}
+
+impl Image {
+    /// Reads the bootstrap, looks for every blob, opens the caches. Reads no data.
+    pub(crate) fn open(options: &Options) -> Result<Self, DaemonError> {
+        refuse_unsupported(&options.config)?;
+        let path = options.bootstrap.as_path();
+        let bootstrap = read_bootstrap(path)?;
+        let backend = backend(&options.config.backend)?;
+        let open = |blob| open_cache(path, blob, backend, &options.config.cache).map(Arc::new);
+        let caches: Vec<_> = bootstrap.blobs().iter().map(open).collect::<Result<_, _>>()?;
+        let rafs = Rafs::new(bootstrap, caches.clone());
+        let rafs =
+            rafs.map_err(|source| DaemonError::Vfs { path: path.to_path_buf(), source: source.into() })?;
+        Ok(Self { rafs: Arc::new(rafs), caches })
+    }
+}
+
+/// Settings that would change what users see, and that this version cannot honour, are errors; those that cost speed are warnings.
+fn refuse_unsupported(config: &Config) -> Result<(), DaemonError> {
+    if config.overlay.is_some() {
+        return Err(DaemonError::Unsupported { what: "a writable overlay" });
+    }
+    match &config.cache.store {
+        Store::Fscache { .. } => return Err(DaemonError::Unsupported { what: "cache type fscache" }),
+        Store::File(files) if files.encryption.is_some() => {
+            return Err(DaemonError::Unsupported { what: "an encrypted cache" });
+        }
+        Store::File(_) | Store::Nowhere => {}
+    }
+    if config.cache.compressed {
+        tracing::warn!("cache.compressed has no effect in this version: data is kept uncompressed");
+    }
+    if config.prefetch.enable {
+        tracing::warn!("prefetch has no effect in this version: data is fetched when it is read");
+    }
+    Ok(())
+}
+
+/// Reads and parses the bootstrap at `path`. One that is named after its SHA-256, as builders name it in a directory, must have that.
+fn read_bootstrap(path: &Path) -> Result<Bootstrap<Vec<u8>>, DaemonError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| DaemonError::Bootstrap { path: path.to_path_buf(), source })?;
+    if bytes.starts_with(b"SFAR") {
+        return Err(DaemonError::Version5 { path: path.to_path_buf() });
+    }
+    let name = path.file_name().and_then(|name| name.to_str());
+    let is_hex = |name: &str| name.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+    if let Some(name) = name.filter(|name| name.len() == SHA256_HEX && is_hex(name)) {
+        let found = rafs_merkle::digest(DigestAlgorithm::Sha256, &bytes).to_string();
+        if found != name {
+            return Err(DaemonError::Name { path: path.to_path_buf(), found });
+        }
+    }
+    Bootstrap::parse(bytes)
+        .map_err(|source| DaemonError::Format { path: path.to_path_buf(), source: source.into() })
+}
+
+fn backend(config: &BackendConfig) -> Result<&LocalFs, DaemonError> {
+    match config {
+        BackendConfig::LocalFs(local) => Ok(local),
+        other => Err(DaemonError::Backend { kind: other.kind().name() }),
+    }
+}
+
+fn open_cache(
+    bootstrap: &Path,
+    blob: &Blob,
+    backend: &dyn Backend,
+    config: &Cache,
+) -> Result<BlobCache, DaemonError> {
+    let path = bootstrap.to_path_buf();
+    let reader = backend.open(&blob.id);
+    let reader = reader.map_err(|source| DaemonError::Blob { path: path.clone(), source: source.into() })?;
+    let options = CacheOptions { validate: config.validate };
+    let cache = match &config.store {
+        Store::File(files) => BlobCache::open(&files.work_dir, blob, reader, options),
+        Store::Nowhere | Store::Fscache { .. } => BlobCache::without_disk(blob, reader),
+    };
+    cache.map_err(|source| DaemonError::Cache { path, source: source.into() })
+}
