@@ -1,9 +1,11 @@
 //! The command line: names, defaults and rules that integrators rely on. Decides nothing.
 
 use crate::create::CreateArgs;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use tracing::Level;
 
 /// Converts container layers to RAFS images and checks, inspects and unpacks RAFS images.
 #[derive(Debug, Parser)]
@@ -13,8 +15,8 @@ pub struct Cli {
     #[arg(short = 'L', long, value_name = "PATH", global = true)]
     pub log_file: Option<PathBuf>,
     /// Least severe messages that are logged.
-    #[arg(short = 'l', long, value_enum, default_value_t = LogLevel::Info, global = true)]
-    pub log_level: LogLevel,
+    #[arg(short = 'l', long, value_name = "LEVEL", default_value = "info", value_parser = levels(), global = true)]
+    pub log_level: Level,
     /// Print what this program was built from.
     #[arg(short = 'V', long, action = ArgAction::SetTrue)]
     pub version: bool,
@@ -23,14 +25,9 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
-/// Severity of log messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogLevel {
-    Trace,
-    Debug,
-    Info,
-    Warn,
-    Error,
+/// Names of levels to levels.
+fn levels() -> impl TypedValueParser<Value = Level> {
+    PossibleValuesParser::new(cli_report::log::LEVELS).try_map(|name| name.parse::<Level>())
 }
 
 /// Subcommands. Those of later versions are known, so that using them is told from a typing error.

@@ -5,7 +5,6 @@
 
 mod args;
 mod create;
-mod log;
 mod tools;
 
 use args::{Cli, Command};
@@ -15,16 +14,22 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = log::start(cli.log_level, cli.log_file.as_deref()).and_then(|()| run(&cli));
+    let done = start(&cli);
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let line = rafs_builder::chain(error.as_ref());
+            let line = cli_report::chain(error.as_ref());
             // Nothing can be done when standard error is gone as well.
             let _told = writeln!(io::stderr(), "Error: {line}").is_ok();
             ExitCode::FAILURE
         }
     }
+}
+
+/// Starts the log, then does what the command line says.
+fn start(cli: &Cli) -> anyhow::Result<()> {
+    cli_report::log::start(cli.log_level, cli.log_file.as_deref())?;
+    run(cli)
 }
 
 /// Does what the command line says.

@@ -3,8 +3,9 @@
 use crate::args::{CheckArgs, InspectArgs, SourceArgs, UnpackArgs};
 use anyhow::{Context, bail};
 use build_info::BUILD_INFO;
+use cli_report::chain;
 use rafs_builder::open::{BlobSource, Image, LocalFs};
-use rafs_builder::{chain, check, config, inspect, unpack};
+use rafs_builder::{check, config, inspect, unpack};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -132,7 +132,11 @@ fn the_log_goes_to_a_file_with_an_extension() {
     let dir = tempfile::tempdir().unwrap();
     fails(&["check", "/no/such", "--log-file", str(&dir.path().join("x")), "--log-level", "warn"]);
     assert!(dir.path().join("x.log").exists());
-    assert!(fails(&["-L", "/no/such/dir/x", "check", "y"]).contains("/no/such/dir/x.log"));
+    fails(&["check", "/no/such", "--log-file", str(&dir.path().join("new/dir/x.txt"))]);
+    assert!(dir.path().join("new/dir/x.txt").exists());
+    let below_a_file = dir.path().join("x.log/y");
+    let said = fails(&["-L", str(&below_a_file), "check", "y"]);
+    assert!(said.contains(str(&below_a_file.with_extension("log"))), "{said}");
 }
 
 #[test]

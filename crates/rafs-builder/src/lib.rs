@@ -17,17 +17,4 @@ mod sections;
 pub mod tree;
 pub mod unpack;
 
-/// An error and its causes on one line, each said once: an error whose text already holds its cause does not repeat it.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let text = next.to_string();
-        if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        cause = next.source();
-    }
-    line
-}
+pub use cli_report::chain;

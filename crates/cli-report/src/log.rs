@@ -1,48 +1,73 @@
 //! The log: one line per message, `[YYYY-MM-DD HH:MM:SS.ffffff +00:00] LEVEL text`, coloured only on a terminal.
+//!
+//! The level of the command line is a ceiling. `RUST_LOG` may ask for less, also by module, as in `warn,rafs_fuse=info`.
 
-use crate::args::LogLevel;
-use anyhow::Context;
 use std::fmt;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
+use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
-/// Sends messages from `level` on to `file`, or to standard error.
-pub fn start(level: LogLevel, file: Option<&Path>) -> anyhow::Result<()> {
-    let builder = tracing_subscriber::fmt().with_max_level(severity(level));
-    match file.map(with_extension) {
-        None => {
-            let ansi = io::stderr().is_terminal();
-            builder.with_ansi(ansi).event_format(Line).with_writer(io::stderr).init();
-        }
-        Some(path) => {
-            let file = OpenOptions::new().create(true).append(true).open(&path);
-            let file = file.with_context(|| format!("cannot open log file {}", path.display()))?;
-            builder.with_ansi(false).event_format(Line).with_writer(Mutex::new(file)).init();
-        }
+/// Names of levels, for command lines; each is a [`Level`] when parsed.
+pub const LEVELS: [&str; 5] = ["trace", "debug", "info", "warn", "error"];
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages name the fields")]
+pub enum LogError {
+    #[error("cannot create the directory of log file {}", path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("cannot open log file {}", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("this process has a log already")]
+    Started { source: tracing_subscriber::util::TryInitError },
+}
+
+/// Sends messages from `level` on to `file`, or to standard error. A file is appended to, `.log` is added to a name without
+/// extension, and missing directories are created.
+pub fn start(level: Level, file: Option<&Path>) -> Result<(), LogError> {
+    let (writer, ansi) = match file {
+        None => (BoxMakeWriter::new(io::stderr), io::stderr().is_terminal()),
+        Some(path) => (BoxMakeWriter::new(Mutex::new(open(&with_extension(path))?)), false),
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)).with_ansi(ansi);
+    let lines = builder.event_format(Line).with_writer(writer).finish();
+    let lines = lines.with(LevelFilter::from_level(level));
+    lines.try_init().map_err(|source| LogError::Started { source })
+}
+
+/// What `RUST_LOG` lets through, or all up to `level` where it says nothing. Parts of it that make no sense are told on
+/// standard error and left out.
+fn filter(level: Level) -> EnvFilter {
+    match std::env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(wanted) if !wanted.is_empty() => EnvFilter::builder().parse_lossy(wanted),
+        _ => EnvFilter::new(level.as_str()),
     }
-    Ok(())
+}
+
+fn open(path: &Path) -> Result<File, LogError> {
+    if let Some(dir) = path.parent() {
+        let failed = |source| LogError::Directory { path: path.to_path_buf(), source };
+        std::fs::create_dir_all(dir).map_err(failed)?;
+    }
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.map_err(|source| LogError::Open { path: path.to_path_buf(), source })
 }
 
 /// `path`, with `.log` where it has no extension.
 fn with_extension(path: &Path) -> PathBuf {
     if path.extension().is_some() { path.to_path_buf() } else { path.with_extension("log") }
-}
-
-fn severity(level: LogLevel) -> Level {
-    match level {
-        LogLevel::Trace => Level::TRACE,
-        LogLevel::Debug => Level::DEBUG,
-        LogLevel::Info => Level::INFO,
-        LogLevel::Warn => Level::WARN,
-        LogLevel::Error => Level::ERROR,
-    }
 }
 
 /// The form of one message.
@@ -118,5 +143,15 @@ mod tests {
     fn log_files_get_an_extension() {
         assert_eq!(with_extension(Path::new("a/x")), Path::new("a/x.log"));
         assert_eq!(with_extension(Path::new("a/x.txt")), Path::new("a/x.txt"));
+    }
+
+    #[test]
+    fn directories_of_log_files_are_created() {
+        let dir = tempfile::tempdir().unwrap();
+        open(&dir.path().join("a/b/x.log")).unwrap();
+        assert!(dir.path().join("a/b/x.log").exists());
+        let error = open(&dir.path().join("a/b/x.log/c/y.log")).unwrap_err();
+        assert!(matches!(error, LogError::Directory { .. }), "{error}");
+        assert!(matches!(open(dir.path()).unwrap_err(), LogError::Open { .. }));
     }
 }
