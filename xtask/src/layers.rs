@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Of rafs-format it takes blobs and chunks as the bootstrap describes them.
     ("blob-cache", &["rafs-format", "rafs-merkle", "rafs-codec", "chunk-store", "blob-storage"]),
     ("rafs-vfs", &["rafs-format", "rafs-merkle", "blob-cache"]),
-    ("rafs-fuse", &["rafs-vfs"]),
+    ("rafs-fuse", &["cli-report", "rafs-vfs"]),
     ("rafs-erofs", &["rafs-format", "blob-cache"]),
     (
         "rafs-builder",

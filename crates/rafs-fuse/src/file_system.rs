@@ -403,23 +403,8 @@ impl ErrorLog {
             0 => String::new(),
             count => format!(" ({count} more since the last one)"),
         };
-        tracing::error!("{what}: {}{left_out}", causes(failure));
+        tracing::error!("{what}: {}{left_out}", cli_report::chain(failure));
     }
-}
-
-/// An error and its causes on one line.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let text = next.to_string();
-        if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        cause = next.source();
-    }
-    line
 }
 
 /// The attributes that say that there is no such name: inode number 0, which the kernel remembers.
@@ -474,12 +459,5 @@ mod tests {
             system_time(i64::MIN, 0).duration_since(UNIX_EPOCH).unwrap_err().duration().as_secs(),
             1 << 63
         );
-    }
-
-    #[test]
-    fn errors_name_their_causes_once() {
-        let source = rafs_format::FormatError::Unsupported { what: "x" };
-        let failure = Failure::from(VfsError::from(source));
-        assert_eq!(causes(&failure), "damaged bootstrap: x is not supported by this version");
     }
 }
