@@ -3,6 +3,7 @@
 pub mod blob;
 pub mod image;
 pub mod reader;
+pub mod tree;
 
 /// The whole specification of a file read: a slice, clamped at both ends.
 pub fn model_read(file: &[u8], offset: u64, size: usize) -> &[u8] {
