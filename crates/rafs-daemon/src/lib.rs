@@ -7,6 +7,7 @@ pub mod config;
 mod daemon;
 mod error;
 mod image;
+pub mod limits;
 mod signals;
 
 pub use daemon::{Daemon, Stopper};
