@@ -167,6 +167,11 @@ impl Daemon {
         daemon
     }
 
+    /// Takes care of a daemon that was started otherwise and is mounted.
+    pub fn adopt(child: Child, mountpoint: &Path) -> Self {
+        Self { child, mountpoint: mountpoint.to_path_buf() }
+    }
+
     /// Its process id.
     pub fn pid(&self) -> rustix::process::Pid {
         rustix::process::Pid::from_child(&self.child)

@@ -24,13 +24,7 @@ impl Mountpoint {
             _ => refuse(format!("cannot be used: {error}")),
         };
         let real = mountinfo::resolve(path).map_err(plain)?;
-        if let Some(mount) = mountinfo::at(&real).map_err(plain)? {
-            if !is_dead(&mount, &real) {
-                let (fs_type, source) = (mount.fs_type, mount.source);
-                return Err(refuse(format!(
-                    "is in use: {source} ({fs_type}) is mounted there; unmount it first"
-                )));
-            }
+        if mountinfo::at(&real).map_err(plain)?.is_some_and(|mount| is_dead(&mount, &real)) {
             tracing::warn!("{}: a mount whose daemon is dead is removed", real.display());
             rustix::mount::unmount(&real, UnmountFlags::DETACH).map_err(|error| plain(error.into()))?;
         }
@@ -38,7 +32,15 @@ impl Mountpoint {
         if !claim.metadata().map_err(plain)?.is_dir() {
             return Err(refuse("is not a directory".into()));
         }
-        match rustix::fs::flock(&claim, FlockOperation::NonBlockingLockExclusive) {
+        let claimed = rustix::fs::flock(&claim, FlockOperation::NonBlockingLockExclusive);
+        // What was opened may have been the root of a mount. If it was, that shows here; if not, nobody else gets the lock any more.
+        if let Some(mount) = mountinfo::at(&real).map_err(plain)? {
+            let (fs_type, source) = (mount.fs_type, mount.source);
+            return Err(refuse(format!(
+                "is in use: {source} ({fs_type}) is mounted there; unmount it first"
+            )));
+        }
+        match claimed {
             Ok(()) => Ok(Self { path: real, _claim: claim }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(refuse("is in use by another daemon".into())),
             Err(error) => Err(plain(error.into())),

@@ -25,6 +25,11 @@ pub fn golden() -> Option<PathBuf> {
     Some(dir)
 }
 
+/// SHA-256 of `bytes` in hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
 /// A directory with all blobs of all golden images, as links.
 pub fn all_blobs(golden: &Path) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,190 @@
+//! `nydusd` as operators meet it: what it refuses and how, signals, crashes, unmounts from outside.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use rustix::mount::UnmountFlags;
+use rustix::process::Signal;
+use std::path::Path;
+use std::process::Command;
+use tests::{Place, can_mount, is_mounted, program, run};
+
+/// A place with a built image of one file.
+fn sample() -> Place {
+    let place = Place::new();
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("f"), b"content").unwrap();
+    place.build(source.path(), &[]);
+    place
+}
+
+fn content(place: &Place) -> Vec<u8> {
+    std::fs::read(place.at("mnt/f")).unwrap()
+}
+
+#[test]
+fn a_second_mount_of_the_same_directory_is_refused_and_harms_nobody() {
+    if !can_mount() {
+        return;
+    }
+    let place = sample();
+    let daemon = place.mount();
+    let said = place.refused();
+    assert!(said.ends_with("mnt is in use: rafs (fuse) is mounted there; unmount it first"), "{said}");
+    assert_eq!(content(&place), b"content");
+    daemon.stop();
+    // A directory that something else is mounted on.
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", place.at("mnt"), "tmpfs", flags, None).unwrap();
+    let said = place.refused();
+    rustix::mount::unmount(place.at("mnt"), UnmountFlags::DETACH).unwrap();
+    assert!(said.ends_with("mnt is in use: tmpfs (tmpfs) is mounted there; unmount it first"), "{said}");
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let place = sample();
+    std::fs::rename(place.at("mnt"), place.at("mnt2")).unwrap();
+    let said = place.refused();
+    assert!(said.contains("mountpoint") && said.ends_with("mnt does not exist"), "{said}");
+    std::fs::rename(place.at("mnt2"), place.at("mnt")).unwrap();
+    let blob = place.blob();
+    std::fs::remove_file(&blob).unwrap();
+    let said = place.refused();
+    assert!(said.contains("a blob of") && said.contains("is missing: localfs"), "{said}");
+    assert!(said.contains(blob.file_name().unwrap().to_str().unwrap()), "{said}");
+    std::fs::write(place.at("boot"), b"rubbish").unwrap();
+    let said = place.refused();
+    assert!(said.contains("boot is not a RAFS v6 bootstrap, or a damaged one"), "{said}");
+    std::fs::remove_file(place.at("boot")).unwrap();
+    let said = place.refused();
+    assert!(said.contains("cannot read bootstrap") && said.contains("No such file"), "{said}");
+}
+
+#[test]
+fn without_dev_fuse_it_says_so() {
+    if !can_mount() {
+        return;
+    }
+    let place = sample();
+    // In a mount namespace of its own, with nothing in /dev.
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", "mount -t tmpfs none /dev && exec \"$@\"", "sh"]);
+    command.arg(program("nydusd")).args(place.command().get_args());
+    let output = run(&mut command);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let expected = "Error: /dev/fuse cannot be opened: load the fuse kernel module, or give the container the device: No such file";
+    assert!(said.lines().any(|line| line.starts_with(expected)), "{said}");
+}
+
+#[test]
+fn sigterm_and_sigint_unmount_and_sighup_does_not() {
+    if !can_mount() {
+        return;
+    }
+    let place = sample();
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut daemon = place.mount();
+        assert_eq!(content(&place), b"content");
+        daemon.signal(Signal::HUP);
+        assert_eq!(content(&place), b"content");
+        daemon.signal(signal);
+        assert_eq!(daemon.wait(), Some(0));
+        assert!(!is_mounted(&place.at("mnt")));
+    }
+}
+
+#[test]
+fn a_mount_in_use_does_not_keep_the_daemon() {
+    if !can_mount() {
+        return;
+    }
+    let place = sample();
+    let daemon = place.mount();
+    let open = std::fs::File::open(place.at("mnt/f")).unwrap();
+    let dir = std::fs::File::open(place.at("mnt")).unwrap();
+    daemon.stop();
+    drop((open, dir));
+    place.mount().stop();
+}
+
+#[test]
+fn an_unmount_from_outside_is_an_ordinary_end() {
+    if !can_mount() {
+        return;
+    }
+    let place = sample();
+    let mut daemon = place.mount();
+    rustix::mount::unmount(place.at("mnt"), UnmountFlags::empty()).unwrap();
+    assert_eq!(daemon.wait(), Some(0));
+}
+
+#[test]
+fn a_killed_daemon_leaves_errors_and_its_successor_starts_as_if_nothing_were() {
+    if !can_mount() {
+        return;
+    }
+    let place = sample();
+    for _ in 0..3 {
+        let mut daemon = place.mount();
+        assert_eq!(content(&place), b"content");
+        daemon.signal(Signal::KILL);
+        assert_eq!(daemon.wait(), None);
+        let dead = std::fs::read_dir(place.at("mnt")).unwrap_err();
+        assert_eq!(dead.raw_os_error(), Some(rustix::io::Errno::NOTCONN.raw_os_error()));
+        let next = place.mount();
+        // The dead mount was there already, and the kernel still has pages of it; only a live one answers this, with the type of FUSE.
+        let patience = std::time::Instant::now();
+        while !rustix::fs::statfs(place.at("mnt")).is_ok_and(|told| told.f_type == 0x6573_5546) {
+            assert!(patience.elapsed() < tests::PATIENCE);
+        }
+        assert_eq!(content(&place), b"content");
+        next.stop();
+        drop(daemon);
+    }
+}
+
+#[test]
+fn two_daemons_that_start_at_once_do_not_both_mount() {
+    if !can_mount() {
+        return;
+    }
+    let place = sample();
+    for _ in 0..20 {
+        let quiet = || place.command().stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut both: Vec<_> = (0..2).map(|_| quiet()).collect();
+        // The one that is refused ends by itself.
+        let patience = std::time::Instant::now();
+        let refused = loop {
+            if let Some(n) = both.iter_mut().position(|child| child.try_wait().unwrap().is_some()) {
+                break n;
+            }
+            if patience.elapsed() > tests::PATIENCE {
+                both.iter_mut().for_each(|child| child.kill().unwrap());
+                panic!("both of them run");
+            }
+        };
+        let mut refused = both.remove(refused);
+        assert_eq!(refused.wait().unwrap().code(), Some(1));
+        let mut winner = both.remove(0);
+        while !is_mounted(&place.at("mnt")) {
+            assert!(winner.try_wait().unwrap().is_none(), "neither of them runs");
+        }
+        assert_eq!(content(&place), b"content");
+        rustix::process::kill_process(rustix::process::Pid::from_child(&winner), Signal::TERM).unwrap();
+        assert_eq!(winner.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn relative_paths_and_localfs_dir_work() {
+    if !can_mount() {
+        return;
+    }
+    let place = sample();
+    let mut command = Command::new(program("nydusd"));
+    command.current_dir(place.at("")).args(["fuse", "-D", "blobs", "-B", "boot", "-M", "mnt"]);
+    let daemon = tests::Daemon::start(command, &place.at("mnt").canonicalize().unwrap());
+    assert_eq!(content(&place), b"content");
+    daemon.stop();
+    assert!(Path::new(&place.at("blobs")).read_dir().unwrap().count() == 3, "blob, data and map");
+}

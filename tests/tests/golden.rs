@@ -1,0 +1,34 @@
+//! Images of the reference builder, mounted and compared with their descriptions.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use testkit::tree::{self, Made};
+use tests::{Place, can_mount};
+
+#[test]
+fn images_of_the_reference_builder_mount_and_read_as_described() {
+    let Some(golden) = tree::golden().filter(|_| can_mount()) else { return };
+    let images = [
+        ("v6-tar", "expected-nasty.json", Made::FromTar),
+        ("v6-dir-lz4-8k", "expected-nasty.json", Made::FromDirectory),
+        ("v6-dir-zstd", "expected-nasty.json", Made::FromDirectory),
+        ("v6-dir-none-sha256-4k", "expected-nasty.json", Made::FromDirectory),
+        ("v6-dir-prefetch", "expected-nasty.json", Made::FromDirectory),
+        ("v6-merge", "expected-merged.json", Made::FromTar),
+    ];
+    for (image, description, made) in images {
+        let place = Place::new();
+        std::fs::copy(golden.join(image).join("image.boot"), place.at("boot")).unwrap();
+        for blob in std::fs::read_dir(golden.join(image).join("blobs")).unwrap().map(Result::unwrap) {
+            std::fs::copy(blob.path(), place.at("blobs").join(blob.file_name())).unwrap();
+        }
+        let daemon = place.mount();
+        let mut expected = tree::expected(&golden.join(description));
+        // Everybody may enter the root of a mount.
+        if let Some(root) = expected.get_mut("/") {
+            let mode = u32::from_str_radix(&root.mode, 8).unwrap();
+            root.mode = format!("{:o}", mode | 0o555);
+        }
+        tree::assert_same(image, &tree::dir_tree(&place.at("mnt")), &expected, made, true);
+        daemon.stop();
+    }
+}
