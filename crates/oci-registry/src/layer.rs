@@ -2,7 +2,8 @@
 //!
 //! Resolved here: gzip (multi-member) and zstd by magic; GNU long names and links; PAX records, local and global (path, linkpath,
 //! size, uid, gid, mtime with fractions, `SCHILY.xattr.*` with any bytes, `LIBARCHIVE.xattr.*`); base-256 numbers; GNU sparse (old and PAX 0.0, 0.1,
-//! 1.0) read as holes; contiguous files as files; concatenated archives. Not decided here: what a path means, whiteouts, links.
+//! 1.0) read as holes; contiguous files as files; concatenated archives. The stream is always read to its end, so that checksums of the
+//! compression are looked at and whoever writes into a pipe can finish. Not decided here: what a path means, whiteouts, links.
 //! The stream is untrusted: records are bounded ([`MAX_EXTENSION`]), every error names the entry and its offset in the tar.
 
 mod header;
@@ -35,6 +36,8 @@ pub fn decompress<'a, R: Read + Send + 'a>(
     let kind = match magic.as_slice() {
         [0x1F, 0x8B, ..] => LayerCompression::Gzip,
         [0x28, 0xB5, 0x2F, 0xFD] => LayerCompression::Zstd,
+        // A frame to be skipped: parallel compressors put one in front of each frame with data.
+        [0x50..=0x5F, 0x2A, 0x4D, 0x18] => LayerCompression::Zstd,
         _ => LayerCompression::None,
     };
     let input = BufReader::with_capacity(BUFFER, Cursor::new(magic).chain(input));
@@ -125,12 +128,26 @@ pub enum LayerError {
     },
 }
 
+/// How a tar stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// With the two empty blocks that end an archive, or more of them.
+    Marked,
+    /// Behind an entry, without them: it may be cut off there, though some writers leave them out.
+    Unmarked,
+    /// With them, and behind them at this byte something that is no archive. It was left alone, as other readers do.
+    Trailing(u64),
+}
+
 /// A tar stream being read.
 #[derive(Debug)]
 pub struct Layer<R> {
     input: R,
     /// Bytes read from `input`.
     offset: u64,
+    /// Empty blocks just read, in a row.
+    empty_blocks: u64,
+    trailing: Option<u64>,
     /// PAX records that hold for all entries from here on.
     global: Records,
     data: Data,
@@ -155,8 +172,30 @@ struct Data {
 impl<R: Read> Layer<R> {
     /// A stream of plain tar bytes (see [`decompress`]).
     pub fn new(input: R) -> Self {
-        let data = Data::default();
-        Self { input, offset: 0, global: Records::default(), data, path: Vec::new(), entry_offset: 0 }
+        Self {
+            input,
+            offset: 0,
+            empty_blocks: 0,
+            trailing: None,
+            global: Records::default(),
+            data: Data::default(),
+            path: Vec::new(),
+            entry_offset: 0,
+        }
+    }
+
+    /// How the stream ended; says something once [`Layer::next_entry`] returned `None`.
+    pub fn end(&self) -> End {
+        match self.trailing {
+            Some(offset) => End::Trailing(offset),
+            None if self.empty_blocks >= 2 => End::Marked,
+            None => End::Unmarked,
+        }
+    }
+
+    /// Bytes of plain tar read so far.
+    pub fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// The next entry, its data not yet read (the rest of the previous entry's data is skipped); `None` at the end of the stream.
@@ -220,23 +259,44 @@ impl<R: Read> Layer<R> {
         Ok(filled)
     }
 
-    /// The next header that is not all zeros; `None` at the end of the stream.
+    /// The next header; `None` at the end of the stream. Empty blocks end an archive; another one may follow.
     fn header(&mut self) -> Result<Option<Header>, LayerError> {
         loop {
+            self.entry_offset = self.offset;
             let mut block = [0; BLOCK];
             let filled = self.fill(&mut block)?;
             if filled == 0 {
                 return Ok(None);
             }
-            if filled < BLOCK {
-                return Err(self.malformed("the stream ends inside a header"));
+            if filled == BLOCK && block.iter().all(|&byte| byte == 0) {
+                self.empty_blocks += 1;
+                continue;
             }
-            if block.iter().any(|&byte| byte != 0) {
-                return Header::parse(block).map(Some).map_err(|problem| self.malformed(problem));
+            let parsed = if filled == BLOCK {
+                Header::parse(block)
+            } else {
+                Err("the stream ends inside a header".to_owned())
+            };
+            match parsed {
+                Ok(header) => {
+                    self.empty_blocks = 0;
+                    return Ok(Some(header));
+                }
+                Err(_) if self.empty_blocks >= 2 => {
+                    self.trailing = Some(self.entry_offset);
+                    self.drain()?;
+                    return Ok(None);
+                }
+                Err(problem) => return Err(self.malformed(problem)),
             }
-            // Zero blocks end an archive; another one may follow.
-            self.entry_offset = self.offset;
         }
+    }
+
+    /// Reads and forgets the rest of the stream.
+    fn drain(&mut self) -> Result<(), LayerError> {
+        let copied = std::io::copy(&mut self.input, &mut std::io::sink());
+        self.offset += copied.map_err(|source| self.io(source))?;
+        Ok(())
     }
 
     /// The data of an extension header, bounded.

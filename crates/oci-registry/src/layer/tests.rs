@@ -47,6 +47,32 @@ fn archives_one_behind_the_other_are_one() {
     assert_eq!(paths(&[]), [] as [&str; 0]);
 }
 
+/// What follows the end of an archive and is none itself is left alone, as other readers of layers do; before the end it is damage.
+#[test]
+fn garbage_is_left_alone_only_behind_the_end() {
+    let file = entry("a", b'0', b"1");
+    let end_of = |behind: &[u8]| {
+        let bytes = [file.as_slice(), behind].concat();
+        let mut layer = Layer::new(bytes.as_slice());
+        layer.next_entry()?;
+        let last = layer.next_entry()?;
+        assert!(last.is_none(), "{last:?}");
+        assert_eq!(layer.offset(), bytes.len() as u64, "the stream is read to its end");
+        Ok::<_, LayerError>(layer.end())
+    };
+    assert_eq!(end_of(&[]).unwrap(), End::Unmarked);
+    assert_eq!(end_of(&[0; 512]).unwrap(), End::Unmarked);
+    assert_eq!(end_of(&[0; 1024]).unwrap(), End::Marked);
+    assert_eq!(end_of(&[0; 10_240]).unwrap(), End::Marked);
+    for garbage in [vec![7], vec![0; 100], vec![7; 512], vec![0xFF; 100_000]] {
+        let behind = [vec![0; 1024], garbage.clone()].concat();
+        assert_eq!(end_of(&behind).unwrap(), End::Trailing(2048), "{} bytes", garbage.len());
+        let at_once = end_of(&garbage).unwrap_err().to_string();
+        assert!(at_once.contains("byte 1024"), "{at_once}");
+    }
+    assert!(end_of(&[vec![0; 512], vec![7; 512]].concat()).is_err(), "one empty block is no end");
+}
+
 #[test]
 fn long_names_and_records_win_over_the_header() {
     let long = "l".repeat(300);
@@ -96,9 +122,17 @@ fn compression_is_told_by_the_first_bytes() {
         let mut encoder = flate2::read::GzEncoder::new(part, flate2::Compression::fast());
         std::io::copy(&mut encoder, &mut gzip).unwrap();
     }
+    // A frame to be skipped, then one frame for each part, then another one to be skipped.
+    let skipped = b"\x50\x2a\x4d\x18\x04\0\0\0abcd".to_vec();
+    let mut frames = skipped.clone();
+    for part in plain.chunks(300) {
+        frames.extend(zstd::stream::encode_all(part, 1).unwrap());
+    }
+    frames.extend(skipped);
     let cases = [
         (plain.clone(), LayerCompression::None),
         (zstd, LayerCompression::Zstd),
+        (frames, LayerCompression::Zstd),
         (gzip, LayerCompression::Gzip),
     ];
     for (bytes, expected) in cases {
@@ -108,4 +142,47 @@ fn compression_is_told_by_the_first_bytes() {
         assert_eq!((found, out), (expected, plain.clone()));
     }
     assert_eq!(decompress([0x1F].as_slice()).unwrap().0, LayerCompression::None);
+}
+
+/// Reads everything through the decompression: the data of all entries.
+fn read_compressed(bytes: &[u8]) -> Result<Vec<Vec<u8>>, LayerError> {
+    let io = |source| LayerError::Io { offset: 0, source };
+    let mut layer = Layer::new(decompress(bytes).map_err(io)?.1);
+    let mut entries = Vec::new();
+    while let Some(meta) = layer.next_entry()? {
+        let mut data = vec![0; usize::try_from(meta.size).unwrap()];
+        layer.read_data(&mut data)?;
+        entries.push(data);
+    }
+    Ok(entries)
+}
+
+#[test]
+fn a_compressed_stream_that_is_cut_off_or_damaged_is_an_error() {
+    let noise: Vec<u8> =
+        (0..3000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();
+    let tar = [entry("some/file", b'0', &noise), vec![0; 1024]].concat();
+    let mut gzip = Vec::new();
+    let mut encoder = flate2::read::GzEncoder::new(tar.as_slice(), flate2::Compression::fast());
+    std::io::copy(&mut encoder, &mut gzip).unwrap();
+    let mut zstd = zstd::stream::Encoder::new(Vec::new(), 3).unwrap();
+    zstd.include_checksum(true).unwrap();
+    std::io::copy(&mut tar.as_slice(), &mut zstd).unwrap();
+    for whole in [gzip, zstd.finish().unwrap()] {
+        let expected = [noise.clone()];
+        assert_eq!(read_compressed(&whole).unwrap(), expected);
+        for cut in 1..whole.len() {
+            assert!(read_compressed(&whole[..cut]).is_err(), "cut at {cut} of {}", whole.len());
+        }
+        // Damage may mean nothing: a time in the header, another of several distances to the same bytes.
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x10;
+            if let Ok(found) = read_compressed(&damaged) {
+                assert_eq!(found, expected, "damage at {at} of {}", whole.len());
+            }
+        }
+        let behind = [whole.as_slice(), b"garbage"].concat();
+        assert!(read_compressed(&behind).is_err(), "garbage behind the compressed stream");
+    }
 }
