@@ -3,7 +3,9 @@
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use rafs_builder::create::{self, BlobId, Compressor, DigestAlgorithm, Input, Options, Report, Whiteouts};
+use rafs_builder::create::{
+    self, BlobId, Compressor, DigestAlgorithm, End, Input, Options, Report, Whiteouts,
+};
 use rafs_builder::output::{Outputs, Place};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -418,6 +420,15 @@ fn tell(report: &Report) {
             "{} extended attributes outside the namespaces of Linux were left out",
             report.skipped_xattrs
         );
+    }
+    match report.end {
+        Some(End::Unmarked) => {
+            tracing::warn!("the tar has no end mark: it may be cut off behind its last entry")
+        }
+        Some(End::Trailing(at)) => {
+            tracing::warn!("what is behind the end of the tar, from byte {at} on, was left out")
+        }
+        Some(End::Marked) | None => {}
     }
     let blob = report.blob.as_ref().map_or_else(|| "<none>".to_owned(), ToString::to_string);
     tracing::info!(

@@ -9,6 +9,7 @@ mod tar;
 
 use crate::output::{Output, OutputError, Outputs, Place};
 use crate::tree::{NodeId, TreeBuilder, TreeError};
+pub use oci_registry::layer::End;
 use oci_registry::layer::LayerError;
 use pipeline::{Coding, Feeder, Stopped, Stored};
 use rafs_codec::{CodecError, Encoder};
@@ -140,6 +141,8 @@ pub struct Report {
     pub whiteouts: u64,
     /// Extended attributes left out because Linux has no such namespace.
     pub skipped_xattrs: u64,
+    /// How the tar ended; `None` for a directory.
+    pub end: Option<End>,
     /// Time for reading the source and writing the blob, and for writing the bootstrap.
     pub times: (Duration, Duration),
 }
@@ -150,6 +153,8 @@ struct Scanned {
     tree: TreeBuilder,
     whiteouts: u64,
     skipped_xattrs: u64,
+    /// How a tar ended.
+    end: Option<End>,
 }
 
 /// Builds an image. `progress` is told plain bytes as they are read. Nothing is left behind on failure, except what went into a pipe.
@@ -192,7 +197,7 @@ pub fn create(
     let (blobs, blob_output) = finish_blob(&stored, options, blob, &blob_path)?;
     let data_time = started.elapsed();
     let write_started = Instant::now();
-    let Scanned { tree, whiteouts, skipped_xattrs } = read;
+    let Scanned { tree, whiteouts, skipped_xattrs, end } = read;
     let prefetch = prefetch_nodes(&tree, options);
     let (tree, prefetch) = tree.finish(&stored.chunks, stored.positions, options.chunk_size, &prefetch);
     let write_options = WriteOptions {
@@ -221,6 +226,7 @@ pub fn create(
         duplicates: (stored.duplicates, stored.duplicate_bytes),
         whiteouts,
         skipped_xattrs,
+        end,
         times: (data_time, write_started.elapsed()),
     })
 }

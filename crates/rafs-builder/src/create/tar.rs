@@ -6,17 +6,21 @@ use crate::tree::{Attributes, Content, NodeId, TreeError};
 use oci_registry::layer::{EntryKind, Layer, Meta, decompress};
 use rafs_format::FileType;
 use rafs_format::inode::encode_rdev;
+use std::collections::HashSet;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
 /// Bookkeeping of eStargz layers at the root, which is no content.
 const BOOKKEEPING: [&[u8]; 3] = [b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"];
 
-/// A hard link whose target was not there yet.
+/// A hard link whose target was not there yet. An empty file keeps its place in the tree, so that what comes later in the stream
+/// replaces it as it would replace the link.
 struct Pending {
     path: Vec<u8>,
     target: Vec<u8>,
     attributes: Attributes,
+    /// The empty file.
+    inode: u32,
 }
 
 /// Reads the whole stream.
@@ -29,17 +33,33 @@ pub(super) fn read<W>(
     let failed = |source: io::Error| CreateError::Source { path: PathBuf::from("the layer"), source };
     let (_, plain) = decompress(stream).map_err(failed)?;
     let mut layer = Layer::new(plain);
-    let mut source = Source { read: Scanned::default(), pending: Vec::new(), chunk_size, progress };
+    let mut source = Source {
+        read: Scanned::default(),
+        pending: Vec::new(),
+        waiting: HashSet::new(),
+        chunk_size,
+        progress,
+    };
     while let Some(meta) = layer.next_entry()? {
         source.entry(&meta, &mut layer, feeder)?;
     }
+    if layer.offset() == 0 {
+        // A writer that failed before its first byte must not become an image without files.
+        return Err(failed(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "it is empty: an archive has at least an end mark",
+        )));
+    }
     source.resolve()?;
+    source.read.end = Some(layer.end());
     Ok(source.read)
 }
 
 struct Source<'a> {
     read: Scanned,
     pending: Vec<Pending>,
+    /// Inodes of the files that keep the places of [`Source::pending`].
+    waiting: HashSet<u32>,
     chunk_size: u32,
     progress: &'a (dyn Fn(u64) + Sync),
 }
@@ -145,13 +165,21 @@ impl Source<'_> {
         let target_names: Vec<&[u8]> = names(target).collect();
         check_path(target, &target_names)?;
         let attributes = attributes(meta, FileType::Regular);
-        match self.read.tree.find(target_names) {
-            Some(found) => self.link(&meta.path, parent, name, attributes, found),
-            None => {
-                self.pending.push(Pending { path: meta.path.clone(), target: target.to_vec(), attributes });
-                Ok(())
-            }
+        if let Some(found) = self.target(&target_names) {
+            return self.link(&meta.path, parent, name, attributes, found);
         }
+        let tree = &mut self.read.tree;
+        let node = tree.insert(parent, name, attributes, &Content::default());
+        let inode = tree.inode_of(node.map_err(|error| tree_error(&meta.path, error))?);
+        self.pending.push(Pending { path: meta.path.clone(), target: target.to_vec(), attributes, inode });
+        self.waiting.insert(inode);
+        Ok(())
+    }
+
+    /// The node at a path, unless it waits itself.
+    fn target(&self, names: &[&[u8]]) -> Option<NodeId> {
+        let tree = &self.read.tree;
+        tree.find(names.iter().copied()).filter(|&node| !self.waiting.contains(&tree.inode_of(node)))
     }
 
     fn link(
@@ -180,27 +208,36 @@ impl Source<'_> {
     /// Makes the links that waited, until no more can be made.
     fn resolve(&mut self) -> Result<(), CreateError> {
         let mut pending = std::mem::take(&mut self.pending);
-        while !pending.is_empty() {
+        loop {
             let before = pending.len();
             for link in std::mem::take(&mut pending) {
-                let Some(found) = self.read.tree.find(names(&link.target)) else {
+                if !self.resolve_one(&link)? {
                     pending.push(link);
-                    continue;
-                };
-                let path: Vec<&[u8]> = names(&link.path).collect();
-                let Some((name, parents)) = path.split_last() else { continue };
-                let parent = self.parent(&link.path, parents)?;
-                self.link(&link.path, parent, name, link.attributes, found)?;
+                }
             }
-            if let Some(first) = pending.first().filter(|_| pending.len() == before) {
-                let target = String::from_utf8_lossy(&first.target).into_owned();
-                return Err(bad_entry(
-                    &first.path,
-                    format!("it is a hard link to {target:?}, which is not in the layer"),
-                ));
+            match pending.first() {
+                None => return Ok(()),
+                Some(first) if pending.len() == before => {
+                    let target = String::from_utf8_lossy(&first.target).into_owned();
+                    let problem = format!("it is a hard link to {target:?}, which is not in the layer");
+                    return Err(bad_entry(&first.path, problem));
+                }
+                Some(_) => {}
             }
         }
-        Ok(())
+    }
+
+    /// Makes one link, if its target is there. `true`: it is made, or was replaced meanwhile.
+    fn resolve_one(&mut self, link: &Pending) -> Result<bool, CreateError> {
+        let tree = &self.read.tree;
+        let names_of = |path| names(path).collect::<Vec<_>>();
+        let path = names_of(&link.path);
+        let is_there = tree.find(path.iter().copied()).is_some_and(|node| tree.inode_of(node) == link.inode);
+        let Some((name, parents)) = path.split_last().filter(|_| is_there) else { return Ok(true) };
+        let Some(found) = self.target(&names_of(&link.target)) else { return Ok(false) };
+        let parent = self.parent(&link.path, parents)?;
+        self.link(&link.path, parent, name, link.attributes, found)?;
+        Ok(true)
     }
 }
 
