@@ -11,7 +11,7 @@ use rafs_builder::output::{Outputs, Place};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs::File;
-use std::io::{self, BufRead, IsTerminal, Read};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -206,14 +206,18 @@ pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
     let outputs = Outputs::new();
     watch_signals(&outputs)?;
     let (input, size) = input(args)?;
+    // Before the work, so that a place that cannot be written is told at once.
+    let result = args.output_json.clone().map(|path| outputs.start(Place::File(path))).transpose()?;
     let bar = progress_bar(args.progress, size);
     let report = create::create(input, &options, places, &outputs, &|count| bar.inc(count));
     bar.finish_and_clear();
     let report = report.with_context(|| format!("cannot build an image of {}", args.source.display()))?;
     tell(&report);
-    if let Some(path) = &args.output_json {
+    if let Some(mut result) = result {
+        let path = result.path();
         let text = json(&report, &options)?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        result.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+        Outputs::commit(vec![(result, None)])?;
     }
     Ok(())
 }
@@ -382,8 +386,11 @@ fn watch_signals(outputs: &Outputs) -> anyhow::Result<()> {
     let outputs = outputs.clone();
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            let _abandoned = outputs.abandon();
-            eprintln!("Error: ended by signal {signal}; nothing was written");
+            let abandoned = outputs.abandon();
+            let left =
+                if abandoned.came_too_late() { "the image is complete" } else { "nothing was written" };
+            // Nothing can be done when standard error is gone as well.
+            let _told = writeln!(io::stderr(), "Error: ended by signal {signal}; {left}").is_ok();
             std::process::exit(128 + signal);
         }
     });

@@ -1,10 +1,11 @@
 //! `check`, `inspect` and `unpack`: arguments to library calls.
 
 use crate::args::{CheckArgs, InspectArgs, SourceArgs, UnpackArgs};
-use anyhow::{Context, bail};
+use anyhow::bail;
 use build_info::BUILD_INFO;
 use cli_report::chain;
 use rafs_builder::open::{BlobSource, Image, LocalFs};
+use rafs_builder::output::Outputs;
 use rafs_builder::{check, config, inspect, unpack};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -36,7 +37,7 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<()> {
     }
     if let Some(path) = &args.output_json {
         let json = check::json(&image, &json_version(), loading)?;
-        std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+        Outputs::new().write(path, json.as_bytes())?;
     }
     Ok(out.flush()?)
 }

@@ -4,6 +4,7 @@
 //! sockets are skipped with a warning, since tar has no word for them.
 
 use super::{Kind, Node, Plan, Sink, UnpackError};
+use crate::output::behind_links;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -36,7 +37,8 @@ pub(super) fn to_file(plan: &Plan<'_>, path: &Path) -> Result<(), UnpackError> {
 /// Unpacks to a file that appears under its name when it is complete and on disk.
 fn to_new_file(plan: &Plan<'_>, path: &Path) -> Result<(), UnpackError> {
     let failed = |source| UnpackError::Output { path: path.to_path_buf(), source };
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let target = behind_links(path);
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temporary = tempfile::Builder::new()
         .prefix(".unpack-")
         .permissions(PermissionsExt::from_mode(0o666))
@@ -44,7 +46,7 @@ fn to_new_file(plan: &Plan<'_>, path: &Path) -> Result<(), UnpackError> {
         .map_err(failed)?;
     to_stream(plan, temporary.as_file_mut(), path.to_path_buf())?;
     temporary.as_file().sync_all().map_err(failed)?;
-    temporary.persist(path).map_err(|error| failed(error.error))?;
+    temporary.persist(&target).map_err(|error| failed(error.error))?;
     File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)
 }
 
