@@ -15,7 +15,7 @@ pub const MAX_VALUE: usize = 65_535;
 pub struct Xattr<'a> {
     /// Namespace with its dot: `user.`; the whole name for POSIX ACLs.
     pub prefix: &'static str,
-    /// What follows the prefix; any bytes.
+    /// What follows the prefix; any bytes but NUL.
     pub suffix: &'a [u8],
     /// Any bytes.
     pub value: &'a [u8],
@@ -87,6 +87,9 @@ impl<'a> Xattrs<'a> {
         };
         let suffix = rest.get(name_start..name_start + name_len).ok_or_else(outside)?;
         let value = rest.get(name_start + name_len..end).ok_or_else(outside)?;
+        if suffix.contains(&0) {
+            return Err(bad_name(suffix, HOLDS_NUL));
+        }
         let next = end.next_multiple_of(4).min(rest.len());
         self.rest = rest.get(next..).unwrap_or(&[]);
         self.at = at.saturating_add(next as u64);
@@ -138,6 +141,9 @@ pub fn encode(attributes: &[(&[u8], &[u8])]) -> Result<Vec<u8>, FormatError> {
 /// Largest inline area, in bytes: its length is counted in units of 4 in 16 bits.
 const MAX_AREA: u64 = 12 + 4 * 65_534;
 
+/// Names are listed one behind the other with a NUL after each.
+const HOLDS_NUL: &str = "holds a NUL";
+
 fn bad_name(name: &[u8], problem: &'static str) -> FormatError {
     let shown = name.get(..MAX_NAME).unwrap_or(name);
     FormatError::Name { what: "xattr", name: String::from_utf8_lossy(shown).into_owned(), problem }
@@ -147,6 +153,9 @@ fn bad_name(name: &[u8], problem: &'static str) -> FormatError {
 fn push(area: &mut Vec<u8>, name: &[u8], value: &[u8]) -> Result<(), FormatError> {
     if name.len() > MAX_NAME {
         return Err(bad_name(name, "is over 255 bytes"));
+    }
+    if name.contains(&0) {
+        return Err(bad_name(name, HOLDS_NUL));
     }
     let split = PREFIXES.iter().find_map(|&(index, prefix)| {
         let suffix = name.strip_prefix(prefix.as_bytes())?;
@@ -194,16 +203,25 @@ mod tests {
     #[test]
     fn what_cannot_be_stored_is_refused() {
         let long = [b"user.".as_slice(), &[b'a'; 251]].concat();
-        let bad: [&[(&[u8], &[u8])]; 5] = [
+        let bad: [&[(&[u8], &[u8])]; 6] = [
             &[(b"system.other", b"")],
             &[(b"system.posix_acl_access.x", b"")],
             &[(b"user.a", b""), (b"user.a", b"")],
             &[(&long, b"")],
             &[(b"user.a", &[0; 65_536])],
+            &[(b"user.a\0b", b"")],
         ];
         for attributes in bad {
             assert!(encode(attributes).is_err());
         }
+    }
+
+    #[test]
+    fn a_name_with_a_nul_is_not_read() {
+        let mut area = encode(&[(b"user.ab", b"")]).unwrap();
+        let at = area.iter().position(|&byte| byte == b'a').unwrap();
+        area[at] = 0;
+        assert!(Xattrs::parse(&area, 0).unwrap().next().unwrap().is_err());
     }
 
     #[test]
