@@ -64,6 +64,46 @@ fn layers_become_the_reference_images() {
     }
 }
 
+/// The reference layers that were merged hold their bootstraps themselves, with a table of contents. What that adds stands in the blob's
+/// entry alone (id, features, sizes); everything else of the bootstrap, and the chunk data, must be the same.
+#[test]
+fn layers_become_the_reference_layers_of_a_merge() {
+    let Some(golden) = common::golden() else { return };
+    let layers = [
+        ("nasty.tar", "4923ff94aa9c8c175ce76b51c0478061d52d3e5544bbcca8e9c876f1778c20d4"),
+        ("upper.tar", "b4704c3f6fa209fbbeaa989386f966ff0e3d237bcce46e6d6d4771dd66b6b692"),
+    ];
+    for (source, id) in layers {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { chunk_size: 0x4000, ..Options::default() };
+        let report = build(tar(&golden.join(source)), &options, dir.path());
+        let theirs = golden.join("v6-merge/blobs").join(id);
+        let image = Image::open(&theirs).unwrap();
+        let mut expected = normal(image.bootstrap().bytes().to_vec());
+        let mut found = normal(std::fs::read(dir.path().join("boot")).unwrap());
+        for bytes in [&mut expected, &mut found] {
+            // Superblock flag of a digest table, id in the device slot, entry of the blob table.
+            bytes[1153] &= !1;
+            bytes[1408..1408 + 64].fill(0);
+            bytes[4096..4096 + 256].fill(0);
+        }
+        let differ: Vec<_> = (0..found.len()).filter(|&at| found.get(at) != expected.get(at)).collect();
+        assert!(found.len() == expected.len() && differ.is_empty(), "{source}: differs at {differ:x?}");
+        let data = usize::try_from(image.blobs()[0].data_end()).unwrap();
+        let ours = std::fs::read(dir.path().join(report.blob.unwrap().as_str())).unwrap();
+        let theirs = std::fs::read(theirs).unwrap();
+        assert!(ours[..data] == theirs[..data], "{source}: chunk data");
+        let ours = Image::open(&dir.path().join("boot")).unwrap();
+        let (ours, theirs) = (&ours.blobs()[0], &image.blobs()[0]);
+        assert_eq!(ours.data_end(), theirs.data_end());
+        assert_eq!(
+            (ours.chunk_count, ours.uncompressed_size),
+            (theirs.chunk_count, theirs.uncompressed_size)
+        );
+        assert_eq!(ours.meta.compressed_size, theirs.meta.compressed_size);
+    }
+}
+
 /// Every input form and thread count gives the same bytes, and unpacks to the tree it was made from.
 #[test]
 fn forms_and_threads_do_not_change_a_byte() {
