@@ -56,7 +56,7 @@ pub enum CheckError {
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages name the fields")]
 pub enum Problem {
-    #[error("cannot open blob")]
+    #[error(transparent)]
     Open { source: BlobError },
     #[error("blob {blob} cannot be read")]
     Read { blob: BlobId, source: BackendError },
