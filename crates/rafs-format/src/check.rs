@@ -1,4 +1,5 @@
-//! Checking a whole bootstrap: every entry reachable from the root is visited once, in time linear in entries.
+//! Checking a whole bootstrap: every entry reachable from the root is visited once, in time linear in the bootstrap's length
+//! whatever it holds: inodes whose bodies overlap, which could be read a million times over, are refused.
 
 use crate::read::{DirEntries, require};
 use crate::{Bootstrap, ChunkIndex, DirEntry, FileType, FormatError, Inode, Nid, SuperFlags};
@@ -140,6 +141,8 @@ struct Walk<'a, B> {
     /// `None` in a tarfs, which has no chunk records.
     index: Option<ChunkIndex>,
     seen: Vec<u64>,
+    /// Bytes of the bootstrap that inodes met so far have not taken. No two share any, so it lasts for all of a sound image.
+    room: u64,
     /// Links not yet met.
     links: HashMap<u64, u32>,
     summary: Summary,
@@ -150,7 +153,8 @@ impl<'a, B: AsRef<[u8]>> Walk<'a, B> {
         let tarfs = bootstrap.superblock().flags.contains(SuperFlags::TARFS);
         let index = if tarfs { None } else { Some(ChunkIndex::build(bootstrap)?) };
         let seen = vec![0; bootstrap.bytes().len() / (32 * 64) + 1];
-        Ok(Self { bootstrap, index, seen, links: HashMap::new(), summary: Summary::default() })
+        let room = bootstrap.bytes().len() as u64;
+        Ok(Self { bootstrap, index, seen, room, links: HashMap::new(), summary: Summary::default() })
     }
 
     /// Counts an entry and checks its inode unless it was met before. `true`: it was.
@@ -186,6 +190,13 @@ impl<'a, B: AsRef<[u8]>> Walk<'a, B> {
 
     fn check_inode(&mut self, inode: &Inode) -> Result<(), FormatError> {
         self.summary.inodes += 1;
+        let size = self.bootstrap.extent(inode);
+        self.room = self.room.checked_sub(size).ok_or(FormatError::OutOfBounds {
+            what: "inodes overlap: the sum of their sizes",
+            start: self.bootstrap.bytes().len() as u64 - self.room,
+            size,
+            limit: self.bootstrap.bytes().len() as u64,
+        })?;
         require(inode.nlink > 0, "link count of an inode", inode.nid.0, 0, "at least 1")?;
         if inode.nlink > 1 && inode.file_type != FileType::Directory {
             self.links.insert(inode.nid.0, inode.nlink - 1);

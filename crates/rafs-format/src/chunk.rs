@@ -120,17 +120,16 @@ impl ChunkIndex {
         }
         let wanted = u64::from(key(blob, chunk));
         let first = self.keys.partition_point(|&entry| entry >> 32 < wanted);
-        let same = self.keys.get(first..).unwrap_or(&[]).iter().take_while(|&&entry| entry >> 32 == wanted);
-        let block_size = u64::from(bootstrap.superblock().block_size);
-        for entry in same {
-            let n = entry & 0xFFFF_FFFF;
-            let record = bootstrap.chunk_record(n)?;
-            if record.uncompressed_offset == u64::from(block) * block_size {
-                check_ranges(bootstrap, &record, bootstrap.chunk_record_offset(n))?;
-                return Ok(record);
-            }
+        // Several records may name one chunk, any number in a bad image, but they agree on everything that is asked here.
+        let entry = self.keys.get(first).filter(|&&entry| entry >> 32 == wanted);
+        let Some(n) = entry.map(|entry| entry & 0xFFFF_FFFF) else { return Err(none) };
+        let record = bootstrap.chunk_record(n)?;
+        let offset = u64::from(block) * u64::from(bootstrap.superblock().block_size);
+        if record.uncompressed_offset != offset {
+            return Err(none);
         }
-        Err(none)
+        check_ranges(bootstrap, &record, bootstrap.chunk_record_offset(n))?;
+        Ok(record)
     }
 }
 

@@ -175,6 +175,16 @@ impl<B: AsRef<[u8]>> Bootstrap<B> {
         Xattrs::parse(slice(self.bytes(), "xattrs", at, u64::from(inode.xattr_size))?, at)
     }
 
+    /// Bytes of the bootstrap that an inode and all that belongs to it take.
+    pub(crate) fn extent(&self, inode: &Inode) -> u64 {
+        let data = match inode.file_type {
+            FileType::Regular => self.chunk_count(inode).saturating_mul(8),
+            FileType::Directory | FileType::Symlink => inode.size,
+            FileType::CharDevice | FileType::BlockDevice | FileType::Fifo | FileType::Socket => 0,
+        };
+        inode.body_offset().saturating_add(data)
+    }
+
     /// Number of chunks of a regular file: its size divided by the chunk size, rounded up.
     pub fn chunk_count(&self, inode: &Inode) -> u64 {
         inode.size.div_ceil(u64::from(self.superblock.chunk_size))
