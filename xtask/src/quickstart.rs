@@ -235,7 +235,11 @@ impl Report {
     fn table(&self, source: &Path) -> String {
         let seconds = |time: Duration| format!("{:>9.3} s ", time.as_secs_f64());
         let size = |bytes: u64| format!("{:>9.1} MB", megabytes(bytes));
-        let share = |bytes: u64| format!("{:.1} % of the source", percent(bytes, self.source));
+        // A tiny source is smaller than the tables of its image.
+        let share = |bytes: u64| match bytes {
+            bytes if bytes > self.source => String::new(),
+            bytes => format!("{:.1} % of the source", percent(bytes, self.source)),
+        };
         let said = self.first_line.line.as_deref().unwrap_or("it ended without a line");
         let compared = format!(
             "{} entries, {:.1} MB: {}",

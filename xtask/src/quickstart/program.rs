@@ -72,6 +72,8 @@ impl Program {
     }
 
     fn of(mut command: Command, arguments: &[&str], must_succeed: bool) -> Self {
+        // Nothing of ours: cargo, for one, names the installed toolchain in LD_LIBRARY_PATH, and the libraries would come from there.
+        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         Self { command, must_succeed }
     }
