@@ -42,15 +42,15 @@ impl Interrupt {
         Ok(())
     }
 
-    /// Waits for `child`. Errors: `limit` passes or a signal comes; the child is killed then.
-    pub fn wait(&self, child: &mut Child, limit: Option<Duration>) -> anyhow::Result<ExitStatus> {
-        let start = Instant::now();
+    /// Waits for `child`. Errors: a signal comes or the time is past `deadline`; the child is killed then.
+    pub fn wait(&self, child: &mut Child, deadline: Option<Instant>) -> anyhow::Result<ExitStatus> {
         loop {
             if let Some(status) = child.try_wait().context("cannot wait for a program")? {
                 return Ok(status);
             }
-            let late = limit.is_some_and(|limit| start.elapsed() > limit);
-            let stop = if late { Err(anyhow::anyhow!("it takes over {limit:?}")) } else { self.check() };
+            let late = deadline.is_some_and(|deadline| Instant::now() > deadline);
+            let late = if late { Err(anyhow::anyhow!("it takes too long")) } else { Ok(()) };
+            let stop = self.check().and(late);
             if let Err(error) = stop {
                 let killed = child.kill().and_then(|()| child.wait());
                 bail!(if killed.is_ok() { error } else { error.context("a program cannot be killed") });
@@ -74,7 +74,7 @@ mod tests {
         assert!(interrupt(false).run(&mut Command::new("false")).is_err());
         let start = Instant::now();
         assert!(interrupt(true).wait(&mut Command::new("sleep").arg("60").spawn().unwrap(), None).is_err());
-        let limit = Some(Duration::from_millis(20));
+        let limit = Some(Instant::now() + Duration::from_millis(20));
         assert!(interrupt(false).wait(&mut Command::new("sleep").arg("60").spawn().unwrap(), limit).is_err());
         assert!(start.elapsed() < Duration::from_secs(30));
     }

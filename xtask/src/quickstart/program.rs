@@ -92,6 +92,7 @@ impl Program {
     ) -> anyhow::Result<(FirstLine, T)> {
         let mut child = self.command.spawn().with_context(|| format!("cannot run {}", self.name()))?;
         let output = child.stdout.take().context("the program has no output")?;
+        let deadline = Instant::now() + LIMIT;
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
             let mut output = BufReader::new(output);
@@ -110,10 +111,12 @@ impl Program {
                 Ok(first) => break first,
                 Err(_)
                     if child.try_wait()?.is_none()
-                        && since.elapsed() < LIMIT
+                        && Instant::now() < deadline
                         && interrupt.check().is_ok() => {}
                 Err(_) => {
-                    let status = interrupt.wait(&mut child, Some(Duration::ZERO))?;
+                    let status = interrupt
+                        .wait(&mut child, Some(deadline))
+                        .with_context(|| process::name(&self.command))?;
                     // Its last words may still be on their way.
                     break lines
                         .recv_timeout(Duration::from_secs(1))
@@ -122,7 +125,7 @@ impl Program {
             }
         };
         let noted = then();
-        let status = interrupt.wait(&mut child, Some(LIMIT)).with_context(|| self.name())?;
+        let status = interrupt.wait(&mut child, Some(deadline)).with_context(|| self.name())?;
         ensure!(status.success() || !self.must_succeed, "{} failed: {status}", self.name());
         Ok((FirstLine { after: at.saturating_duration_since(since), line }, noted))
     }
