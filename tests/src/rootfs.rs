@@ -25,14 +25,14 @@ fn make() -> Option<PathBuf> {
     let tar = dir.join("debian-rootfs.tar");
     let half = dir.join(format!("debian-rootfs-{}.tar", std::process::id()));
     if !tar.exists() {
-        let sources = if std::path::Path::new("/etc/apt/sources.list").exists() {
-            "/etc/apt/sources.list".to_owned()
-        } else {
-            "/etc/apt/sources.list.d/debian.sources".to_owned()
-        };
+        let release = std::fs::read_to_string("/etc/os-release").unwrap();
+        let suite = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap();
         let mut command = Command::new("mmdebstrap");
         command.args(["--quiet", "--variant=minbase", "--include=python3-minimal", "--format=tar"]);
-        run_ok(command.arg("bookworm").arg(&half).arg(sources));
+        // The sources that this machine is set up for.
+        let sources = ["/etc/apt/sources.list", "/etc/apt/sources.list.d/debian.sources"];
+        let sources = sources.into_iter().filter(|path| std::path::Path::new(path).exists());
+        run_ok(command.arg(suite).arg(&half).args(sources));
         std::fs::rename(&half, &tar).unwrap();
     }
     Some(tar)

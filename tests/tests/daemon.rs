@@ -188,3 +188,42 @@ fn relative_paths_and_localfs_dir_work() {
     daemon.stop();
     assert!(Path::new(&place.at("blobs")).read_dir().unwrap().count() == 3, "blob, data and map");
 }
+
+#[test]
+fn configurations_of_all_shapes_mount_and_unknown_fields_are_told() {
+    if !can_mount() {
+        return;
+    }
+    let place = sample();
+    let (blobs, cache) = (place.at("blobs"), place.at("cache"));
+    let (blobs, cache) = (blobs.display(), cache.display());
+    let toml = format!(
+        "version = 2\n[backend]\ntype = \"localfs\"\n[backend.localfs]\ndir = \"{blobs}\"\n\
+         [cache]\ntype = \"blobcache\"\n[cache.filecache]\nwork_dir = \"{cache}\"\n[rafs]\nmode = \"direct\"\n"
+    );
+    let first = format!(
+        r#"{{"device": {{"id": "/20", "backend": {{"type": "localfs", "config": {{"dir": "{blobs}"}}}},
+            "cache": {{"type": "blobcache", "compressed": false, "config": {{"work_dir": "{cache}"}}}}}},
+            "mode": "direct", "digest_validate": true, "enable_xattr": true, "amplify_io": 1048576,
+            "fs_prefetch": {{"enable": true, "threads_count": 8, "merging_size": 1048576}}}}"#
+    );
+    let uncached =
+        format!(r#"{{"version": 2, "backend": {{"type": "localfs", "localfs": {{"dir": "{blobs}"}}}}}}"#);
+    for text in [toml, first.clone(), uncached] {
+        std::fs::write(place.at("config.json"), text).unwrap();
+        let daemon = place.mount();
+        assert_eq!(content(&place), b"content");
+        daemon.stop();
+    }
+    std::fs::write(place.at("config.json"), first.replace("\"enable_xattr\"", "\"enable_xatr\"")).unwrap();
+    let mut command = place.command();
+    let said = String::from_utf8(run(command.arg("--strict-config")).stderr).unwrap();
+    assert!(said.contains("enable_xatr") && said.contains("did you mean `enable_xattr`"), "{said}");
+    let daemon = place.mount();
+    assert_eq!(content(&place), b"content");
+    daemon.stop();
+    std::fs::write(place.at("config.json"), first.replace("\"work_dir\": \"", "\"work_dir\": 7, \"x\": \""))
+        .unwrap();
+    let said = place.refused();
+    assert!(said.contains("device.cache.config.work_dir"), "{said}");
+}
