@@ -227,3 +227,33 @@ fn configurations_of_all_shapes_mount_and_unknown_fields_are_told() {
     let said = place.refused();
     assert!(said.contains("device.cache.config.work_dir"), "{said}");
 }
+
+#[test]
+fn an_ordinary_user_mounts_through_fusermount3() {
+    if !can_mount() || !tests::has_program("fusermount3") || !tests::has_program("setpriv") {
+        return;
+    }
+    let place = sample();
+    let nobody = rustix::fs::Uid::from_raw(65534);
+    for name in ["", "cache", "mnt"] {
+        let none = rustix::fs::AtFlags::empty();
+        rustix::fs::chownat(rustix::fs::CWD, place.at(name), Some(nobody), None, none).unwrap();
+    }
+    // Programs in a place that this user cannot reach are of no use.
+    std::fs::copy(program("nydusd"), place.at("nydusd")).unwrap();
+    // Everybody may open the device, as on ordinary machines; in a mount namespace of its own, so that this one stays as it is.
+    let script = r#"
+        set -e
+        mknod device c 10 229 && chmod 666 device && mount --bind device /dev/fuse
+        user="setpriv --reuid=65534 --regid=65534 --clear-groups"
+        $user ./nydusd "$@" & daemon=$!
+        n=0
+        until $user cat mnt/f 2>/dev/null; do n=$((n + 1)); test $n -lt 600; sleep 0.1; done
+        kill $daemon; wait $daemon; echo ", exit $?, $(grep -c "$PWD/mnt" /proc/self/mountinfo || true) mounts left"
+    "#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]).args(place.command().get_args());
+    let told = run(command.current_dir(place.at("")));
+    let (out, log) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    assert_eq!(out, "content, exit 0, 0 mounts left\n", "{log}");
+}

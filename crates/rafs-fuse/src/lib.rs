@@ -19,7 +19,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -59,15 +59,16 @@ impl Mount {
         let mountpoint = Mountpoint::claim(&options.mountpoint)?;
         let path = mountpoint.path().to_path_buf();
         let failed = |source| FuseError::Mount { path: path.clone(), source };
-        let file_system = FileSystem::new(rafs, runtime);
         let config = config(options);
         let (session, helper) = match mount(&mountpoint)? {
             Some(device) => {
+                let file_system = FileSystem::new(rafs, runtime);
                 let session = Session::from_fd(file_system, device, SessionACL::All, config);
                 (session.inspect_err(|_| detach(&path)).map_err(failed)?, None)
             }
             None => {
-                let mut session = Session::new(file_system, &path, &config).map_err(failed)?;
+                let file_system = || FileSystem::new(Arc::clone(&rafs), runtime.clone());
+                let mut session = ask_helper(&path, config, &file_system).map_err(failed)?;
                 let helper = session.unmount_callable();
                 (session, Some(helper))
             }
@@ -156,8 +157,10 @@ fn config(options: &MountOptions) -> Config {
 /// Mounts by the system call. `None`: that is not permitted, and fusermount3 must be asked.
 fn mount(mountpoint: &Mountpoint) -> Result<Option<OwnedFd>, FuseError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let device = rustix::fs::open("/dev/fuse", flags, Mode::empty());
-    let device = device.map_err(|error| FuseError::NoDevice { source: error.into() })?;
+    let device = match rustix::fs::open("/dev/fuse", flags, Mode::empty()) {
+        Err(rustix::io::Errno::ACCESS) if !rustix::process::geteuid().is_root() => return Ok(None),
+        device => device.map_err(|error| FuseError::NoDevice { source: error.into() })?,
+    };
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let data = format!(
         "fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions,allow_other,max_read={MAX_READ}",
@@ -174,8 +177,27 @@ fn mount(mountpoint: &Mountpoint) -> Result<Option<OwnedFd>, FuseError> {
     }
 }
 
+/// Mounts by fusermount3: for all users where its configuration lets us, else for this one alone.
+fn ask_helper(
+    path: &Path,
+    mut config: Config,
+    file_system: &dyn Fn() -> FileSystem,
+) -> io::Result<Session<FileSystem>> {
+    let refused = match Session::new(file_system(), path, &config) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
+        done => return done,
+    };
+    tracing::warn!(
+        "other users cannot use {}: fusermount3 lets a user mount for others only with user_allow_other in /etc/fuse.conf",
+        path.display()
+    );
+    config.acl = SessionACL::Owner;
+    // Where it refuses this, too, the first reason is the better one.
+    Session::new(file_system(), path, &config).map_err(|_second| refused)
+}
+
 /// Undoes a mount whose session did not come up.
-fn detach(path: &std::path::Path) {
+fn detach(path: &Path) {
     if let Err(error) = rustix::mount::unmount(path, UnmountFlags::DETACH) {
         tracing::warn!("unmounting {}: {error}", path.display());
     }
