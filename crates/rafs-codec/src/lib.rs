@@ -152,35 +152,39 @@ impl Encoder {
         }
     }
 
-    /// Encodes `plain` as one unit into `out` (cleared first). `false`: encoding does not make it strictly smaller, `out` is
-    /// empty and the chunk is to be stored as it is.
-    pub fn encode(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<bool, CodecError> {
-        out.clear();
+    /// Room that [`Encoder::encode_into`] needs for `plain` bytes.
+    pub fn bound(&self, plain: usize) -> usize {
+        match self.with {
+            With::None => 0,
+            // More than any LZ4 block of this length, also where the library refuses such a length.
+            With::Lz4 => plain.saturating_add(plain / 255).saturating_add(16),
+            With::Zstd(_) => zstd::zstd_safe::compress_bound(plain),
+        }
+    }
+
+    /// Encodes `plain` as one unit into the front of `out`, which must be [`Encoder::bound`] bytes long or longer. Returns the
+    /// length of the unit; `None`: encoding does not make it strictly smaller and the chunk is to be stored as it is.
+    pub fn encode_into(&mut self, plain: &[u8], out: &mut [u8]) -> Result<Option<usize>, CodecError> {
         let codec = self.codec();
         let done = match &mut self.with {
-            With::None => return Ok(false),
-            With::Lz4 => pack_lz4(plain, out),
-            With::Zstd(encoder) => {
-                out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-                encoder.compress_to_buffer(plain, out)
-            }
+            With::None => return Ok(None),
+            With::Lz4 => lz4::block::compress_to_buffer(plain, None, false, out),
+            With::Zstd(encoder) => encoder.compress_to_buffer(plain, out),
         };
         let failed =
             |error: io::Error| CodecError::Encode { codec, plain: plain.len(), reason: error.to_string() };
-        let smaller = done.map_err(failed)? < plain.len();
-        if !smaller {
-            out.clear();
-        }
-        Ok(smaller)
+        let size = done.map_err(failed)?;
+        Ok(Some(size).filter(|&size| size < plain.len()))
     }
-}
 
-/// One LZ4 block without a length in front.
-fn pack_lz4(plain: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
-    out.resize(lz4::block::compress_bound(plain.len())?, 0);
-    let size = lz4::block::compress_to_buffer(plain, None, false, out)?;
-    out.truncate(size);
-    Ok(size)
+    /// Encodes `plain` as one unit into `out` (cleared first). `false`: encoding does not make it strictly smaller, `out` is
+    /// empty and the chunk is to be stored as it is.
+    pub fn encode(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<bool, CodecError> {
+        out.resize(self.bound(plain.len()), 0);
+        let size = self.encode_into(plain, out)?;
+        out.truncate(size.unwrap_or(0));
+        Ok(size.is_some())
+    }
 }
 
 #[cfg(test)]

@@ -43,11 +43,14 @@ struct Part {
     packed: Option<Range<usize>>,
 }
 
-/// Some chunks in a row.
+/// Some chunks in a row. Buffers are filled from the front and keep their length from one use to the next: they are written once
+/// with what they are for, not with zeros before it.
 #[derive(Debug, Default)]
 pub(super) struct Unit {
     number: u64,
     plain: Vec<u8>,
+    /// Bytes of `plain` that are filled.
+    filled: usize,
     packed: Vec<u8>,
     parts: Vec<Part>,
 }
@@ -151,11 +154,11 @@ impl<W> Feeder<'_, W> {
         while size > 0 {
             let count = usize::try_from(size).unwrap_or(usize::MAX).min(self.chunk_size);
             let Ok(unit) = self.unit_with(count) else { return Ok(Err(Stopped)) };
-            let start = unit.plain.len();
-            unit.plain.resize(start + count, 0);
-            fill(unit.plain.get_mut(start..).unwrap_or(&mut []))?;
-            let digest = Digest([0; 32]);
-            unit.parts.push(Part { plain: start..start + count, digest, crc32: 0, packed: None });
+            let range = unit.filled..unit.filled + count;
+            grow(&mut unit.plain, range.end);
+            fill(unit.plain.get_mut(range.clone()).unwrap_or(&mut []))?;
+            unit.filled = range.end;
+            unit.parts.push(Part { plain: range, digest: Digest([0; 32]), crc32: 0, packed: None });
             size -= count as u64;
             self.given += 1;
         }
@@ -164,15 +167,14 @@ impl<W> Feeder<'_, W> {
 
     /// The unit being filled, with room for `count` bytes.
     fn unit_with(&mut self, count: usize) -> Result<&mut Unit, Stopped> {
-        if self.current.as_ref().is_some_and(|unit| unit.plain.len() + count > self.capacity) {
+        if self.current.as_ref().is_some_and(|unit| unit.filled + count > self.capacity) {
             self.send()?;
         }
         let unit = match self.current.take() {
             Some(unit) => unit,
             None => {
                 let mut unit = self.free.recv().map_err(|_closed| Stopped)?;
-                unit.plain.clear();
-                unit.packed.clear();
+                unit.filled = 0;
                 unit.parts.clear();
                 unit.number = self.next;
                 self.next += 1;
@@ -211,12 +213,11 @@ fn work_loop(
     mut encoder: Encoder,
     done: &Sender<Result<Unit, CreateError>>,
 ) {
-    let mut scratch = Vec::new();
     loop {
         // Waiting happens under the lock: who holds it gets the next unit, the others wait for the lock.
         let next = queue.lock().as_ref().and_then(|queue| queue.recv().ok());
         let Some(mut unit) = next else { return };
-        let worked = pack(&mut unit, claims, digester, &mut encoder, &mut scratch).map(|()| unit);
+        let worked = pack(&mut unit, claims, digester, &mut encoder).map(|()| unit);
         if done.send(worked).is_err() {
             return;
         }
@@ -228,8 +229,8 @@ fn pack(
     claims: &Claims,
     digester: DigestAlgorithm,
     encoder: &mut Encoder,
-    scratch: &mut Vec<u8>,
 ) -> Result<(), CreateError> {
+    let mut end = 0;
     for (n, part) in (0u32..).zip(&mut unit.parts) {
         let plain = unit.plain.get(part.plain.clone()).unwrap_or(&[]);
         part.digest = rafs_merkle::digest(digester, plain);
@@ -248,15 +249,23 @@ fn pack(
                 true
             }
         };
-        let smaller =
-            first && encoder.encode(plain, scratch).map_err(|source| CreateError::Codec { source })?;
-        if smaller {
-            let start = unit.packed.len();
-            unit.packed.extend_from_slice(scratch);
-            part.packed = Some(start..unit.packed.len());
+        if !first {
+            continue;
         }
+        grow(&mut unit.packed, end + encoder.bound(plain.len()));
+        let room = unit.packed.get_mut(end..).unwrap_or(&mut []);
+        let size = encoder.encode_into(plain, room).map_err(|source| CreateError::Codec { source })?;
+        part.packed = size.map(|size| end..end + size);
+        end += size.unwrap_or(0);
     }
     Ok(())
+}
+
+/// Makes `buffer` at least `length` bytes long.
+fn grow(buffer: &mut Vec<u8>, length: usize) {
+    if buffer.len() < length {
+        buffer.resize(length, 0);
+    }
 }
 
 /// Appends units to the blob in order.
