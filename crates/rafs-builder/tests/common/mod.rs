@@ -3,4 +3,38 @@
 
 pub mod model;
 
+use rafs_format::{Bootstrap, FormatError};
 pub use testkit::tree::*;
+
+/// First byte of every inode in the tree of a bootstrap, hard links several times.
+pub fn inode_places(bytes: &[u8]) -> Vec<usize> {
+    let bootstrap = Bootstrap::parse(bytes).unwrap();
+    let meta_start = bootstrap.superblock().meta_start;
+    let mut places = Vec::new();
+    rafs_format::check::check(&bootstrap, &mut |visit| {
+        places.push(usize::try_from(visit.inode.nid.byte_offset(meta_start).unwrap()).unwrap());
+        Ok::<_, FormatError>(())
+    })
+    .unwrap();
+    places
+}
+
+/// The bytes of a bootstrap with the xattrs of each inode in order of names: in that of the reference builder they are random.
+pub fn normal_xattrs(mut bytes: Vec<u8>) -> Vec<u8> {
+    let bootstrap = Bootstrap::parse(bytes.clone()).unwrap();
+    let mut areas = Vec::new();
+    rafs_format::check::check(&bootstrap, &mut |visit| {
+        let pairs = bootstrap
+            .xattrs(&visit.inode)?
+            .map(|xattr| xattr.map(|x| ([x.prefix.as_bytes(), x.suffix].concat(), x.value.to_vec())));
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> = pairs.collect::<Result<_, _>>()?;
+        let pairs: Vec<(&[u8], &[u8])> = pairs.iter().map(|(n, v)| (n.as_slice(), v.as_slice())).collect();
+        areas.push(rafs_format::xattr::encode(&pairs)?);
+        Ok::<_, FormatError>(())
+    })
+    .unwrap();
+    for (at, area) in inode_places(&bytes).into_iter().zip(areas) {
+        bytes[at + 64..at + 64 + area.len()].copy_from_slice(&area);
+    }
+    bytes
+}

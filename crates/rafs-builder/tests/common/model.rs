@@ -1,4 +1,5 @@
 //! Trees as people think of them, and images of them made with the writer alone, so that a test knows what must be seen.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests; sizes here are small")]
 
 use super::{Entry as Seen, Tree as SeenTree, escape};
 use proptest::prelude::*;
