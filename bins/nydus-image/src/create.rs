@@ -344,8 +344,33 @@ fn places(args: &CreateArgs) -> anyhow::Result<(Place, Place)> {
     let bootstrap =
         args.bootstrap.clone().map_or_else(|| dir("--bootstrap"), |path| Ok(Place::File(path)))?;
     let blob = args.blob.clone().map_or_else(|| dir("--blob"), |path| Ok(Place::File(path)))?;
-    ensure!(bootstrap != blob || args.blob_dir.is_some(), "bootstrap and blob cannot be the same file");
+    check_different(args)?;
     Ok((bootstrap, blob))
+}
+
+/// Refuses outputs in each other's place or in that of the source, whatever they are called. Pipes and devices may be given twice.
+fn check_different(args: &CreateArgs) -> anyhow::Result<()> {
+    let outputs =
+        [("--bootstrap", &args.bootstrap), ("--blob", &args.blob), ("--output-json", &args.output_json)];
+    let mut seen = vec![("SOURCE", real(&args.source))];
+    for (name, path) in outputs {
+        let Some(path) = path.as_deref().filter(|path| !path.exists() || path.is_file()) else { continue };
+        let place = real(path);
+        if let Some((other, _)) = seen.iter().find(|(_, seen)| *seen == place) {
+            bail!("{name} {} is the same file as {other}", path.display());
+        }
+        seen.push((name, place));
+    }
+    Ok(())
+}
+
+/// `path` without links and dots, as far as it is there.
+fn real(path: &Path) -> PathBuf {
+    let in_parent = || {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        parent.canonicalize().ok().zip(path.file_name()).map(|(parent, name)| parent.join(name))
+    };
+    path.canonicalize().ok().or_else(in_parent).unwrap_or_else(|| path.to_path_buf())
 }
 
 /// Opens the source. With it its size in bytes, where that is known.

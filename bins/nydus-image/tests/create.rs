@@ -156,6 +156,20 @@ fn every_form_of_source_gives_the_same_image() {
     }
 }
 
+/// Options of 2.x that change nothing here are taken in silence; above all, owners and times stay.
+#[test]
+fn options_without_effect() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let image = expected(dir.path());
+    std::fs::write(at("source"), tar()).unwrap();
+    let args = ["create", "-B", str(&at("boot")), "-b", str(&at("blob")), str(&at("source"))];
+    let none =
+        ["--repeatable", "--disable-check", "--crc", "--aligned-chunk", "-v", "6", "--batch-size", "0"];
+    succeeds(&[&args[..], &none, &["--parent-bootstrap", "", "--blob-offset", "0"]].concat());
+    assert!((std::fs::read(at("boot")).unwrap(), std::fs::read(at("blob")).unwrap()) == image);
+}
+
 #[test]
 fn outputs_go_where_they_are_sent() {
     let dir = tempfile::tempdir().unwrap();
@@ -201,7 +215,21 @@ fn outputs_go_where_they_are_sent() {
     assert_eq!(run(&["create", str(&source)]).status.code(), Some(2));
     assert!(fails(&["create", "-B", str(&at("b")), str(&source)]).contains("no place for the --blob"));
     assert!(fails(&["create", "-D", "/no/such", str(&source)]).contains("/no/such"));
-    assert!(fails(&["create", "-B", str(&at("b")), "-b", str(&at("b")), str(&source)]).contains("same file"));
+    // In each other's place, or in that of the source.
+    std::os::unix::fs::symlink("source", at("link")).unwrap();
+    let same = [
+        [at("b"), at("b"), at("j")],
+        [at("b"), at("one/../b"), at("j")],
+        [at("source"), at("b"), at("j")],
+        [at("b"), at("link"), at("j")],
+        [at("b"), at("c"), at("one/../source")],
+    ];
+    for [boot, blob, json] in same {
+        let args = ["create", "-B", str(&boot), "-b", str(&blob), "-J", str(&json), str(&source)];
+        assert!(fails(&args).contains("is the same file as"), "{args:?}");
+    }
+    assert!(std::fs::read(&source).unwrap() == tar());
+    succeeds(&["create", "-B", "/dev/null", "-b", "/dev/null", str(&source)]);
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -555,4 +583,48 @@ fn a_signal_is_an_exit_code_and_a_line() {
         assert!(said.contains("nothing was written") && said.lines().count() == 1, "{said}");
         assert_eq!(names(dir.path()), [] as [&str; 0]);
     }
+}
+
+/// The same for `unpack`, which makes a file or a whole directory.
+#[test]
+fn a_signal_leaves_nothing_half_unpacked() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let mut out = tar::Builder::new(Vec::new());
+    for n in 0..300u32 {
+        let data: Vec<u8> = (0..40_000u32).flat_map(|at| (at * n).to_le_bytes()).collect();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(data.len() as u64);
+        header.set_mode(0o644);
+        out.append_data(&mut header, format!("dir-{}/file-{n}", n % 7), data.as_slice()).unwrap();
+    }
+    std::fs::write(at("source"), out.into_inner().unwrap()).unwrap();
+    std::fs::create_dir(at("blobs")).unwrap();
+    std::fs::create_dir(at("out")).unwrap();
+    succeeds(&["create", "-B", str(&at("boot")), "-D", str(&at("blobs")), str(&at("source"))]);
+    let mut interrupted = 0;
+    for n in 0..24u64 {
+        let (form, target) =
+            [("--output", "x.tar"), ("--output-dir", "tree")][usize::try_from(n % 2).unwrap()];
+        let target = at("out").join(target);
+        let args = ["unpack", str(&at("boot")), "-D", str(&at("blobs")), form, str(&target)];
+        let child = command(&args).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(n * n * 300));
+        signal(&child, ["TERM", "INT"][usize::try_from(n / 2 % 2).unwrap()]);
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() {
+            assert!(target.exists());
+            let removed =
+                if target.is_dir() { std::fs::remove_dir_all(target) } else { std::fs::remove_file(target) };
+            removed.unwrap();
+        } else {
+            interrupted += 1;
+            // No code: before it could watch for signals.
+            let said = text(&output.stderr);
+            assert!(output.status.code().is_none() || said.contains("interrupted"), "{said}");
+        }
+        assert_eq!(names(&at("out")), [] as [&str; 0], "{n}");
+    }
+    println!("{interrupted} of 24 runs were interrupted");
+    assert!(interrupted > 0);
 }
