@@ -50,7 +50,7 @@ pub struct CreateArgs {
     /// Digest of chunks.
     #[arg(long, value_enum, default_value_t = DigesterArg::Blake3)]
     digester: DigesterArg,
-    /// Threads that hash and compress; one for each core if not given. The image does not depend on it.
+    /// Threads that hash and compress; one for each core, at most 16, if not given. The image does not depend on it.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Markers in a directory that say that something of a lower layer is gone.

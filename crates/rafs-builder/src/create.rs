@@ -102,6 +102,10 @@ pub struct Options {
     pub prefetch_table: bool,
 }
 
+/// Threads at most, unless more are asked for. Reading takes a twelfth of the time that hashing and compressing take, so that
+/// more have nothing to do; and each holds some 5 MB.
+const MAX_THREADS: usize = 16;
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -109,7 +113,7 @@ impl Default for Options {
             compressor: Compressor::Zstd,
             level: 3,
             digester: DigestAlgorithm::Blake3,
-            threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_THREADS),
             blob_id: None,
             whiteouts: Whiteouts::default(),
             prefetch: Vec::new(),

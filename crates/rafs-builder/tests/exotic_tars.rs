@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Entry as Seen, Tree, tar_tree};
-use rafs_builder::create::{End, Input, Options, Report, create};
+use rafs_builder::create::{Compressor, End, Input, Options, Report, create};
 use rafs_builder::open::{BlobSource, Image, LocalFs};
 use rafs_builder::output::{Outputs, Place};
 use rafs_builder::{chain, check, unpack};
@@ -378,4 +378,33 @@ fn an_archive_without_entries() {
     let names: Vec<_> =
         std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["boot"]);
+}
+
+/// Chunks share buffers of a megabyte: thousands of small ones, some that compress and some that do not, with a long one behind them.
+#[test]
+fn buffers_full_of_small_chunks() {
+    let noise = |seed: u32, size: u32| -> Vec<u8> {
+        (0..size).map(|n| ((n ^ seed << 12).wrapping_mul(2_654_435_761) >> 19) as u8).collect()
+    };
+    let mut parts = Vec::new();
+    for n in 0..6000u32 {
+        let data = if n % 3 == 0 { noise(n, 170) } else { format!("{n:04} ").repeat(34).into_bytes() };
+        parts.push(plain(&format!("small-{n}"), b'0', &data));
+        if n % 1999 == 1998 {
+            parts.push(plain(&format!("long-{n}"), b'0', &noise(n, (1 << 20) - n)));
+        }
+    }
+    let tar = [parts.concat(), end()].concat();
+    let plain = tar_tree(&tar);
+    for compressor in [Compressor::Zstd, Compressor::Lz4Block, Compressor::None] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { compressor, threads: 3, ..Options::default() };
+        let places = (Place::File(dir.path().join("boot")), Place::Directory(dir.path().to_path_buf()));
+        create(Input::Tar(Box::new(tar.as_slice())), &options, places, &Outputs::new(), &|_| {}).unwrap();
+        let image = Image::open(&dir.path().join("boot")).unwrap();
+        let local = LocalFs { dir: Some(dir.path().to_path_buf()), ..LocalFs::default() };
+        let mut out = Vec::new();
+        unpack::tar_to(&image, &BlobSource::new(Arc::new(local)).unwrap(), &mut out, 2).unwrap();
+        assert!(tar_tree(&out) == plain, "{compressor:?}");
+    }
 }

@@ -155,7 +155,6 @@ impl<W> Feeder<'_, W> {
             let count = usize::try_from(size).unwrap_or(usize::MAX).min(self.chunk_size);
             let Ok(unit) = self.unit_with(count) else { return Ok(Err(Stopped)) };
             let range = unit.filled..unit.filled + count;
-            grow(&mut unit.plain, range.end);
             fill(unit.plain.get_mut(range.clone()).unwrap_or(&mut []))?;
             unit.filled = range.end;
             unit.parts.push(Part { plain: range, digest: Digest([0; 32]), crc32: 0, packed: None });
@@ -174,6 +173,10 @@ impl<W> Feeder<'_, W> {
             Some(unit) => unit,
             None => {
                 let mut unit = self.free.recv().map_err(|_closed| Stopped)?;
+                if unit.plain.is_empty() {
+                    // Fresh pages of zeros cost nothing until they are written.
+                    unit.plain = vec![0; self.capacity];
+                }
                 unit.filled = 0;
                 unit.parts.clear();
                 unit.number = self.next;
@@ -230,6 +233,11 @@ fn pack(
     digester: DigestAlgorithm,
     encoder: &mut Encoder,
 ) -> Result<(), CreateError> {
+    // What is kept is shorter than its chunk, so there is room for the longest chunk behind all others.
+    let room = encoder.bound(unit.plain.len());
+    if unit.packed.len() < room {
+        unit.packed = vec![0; room];
+    }
     let mut end = 0;
     for (n, part) in (0u32..).zip(&mut unit.parts) {
         let plain = unit.plain.get(part.plain.clone()).unwrap_or(&[]);
@@ -252,20 +260,12 @@ fn pack(
         if !first {
             continue;
         }
-        grow(&mut unit.packed, end + encoder.bound(plain.len()));
         let room = unit.packed.get_mut(end..).unwrap_or(&mut []);
         let size = encoder.encode_into(plain, room).map_err(|source| CreateError::Codec { source })?;
         part.packed = size.map(|size| end..end + size);
         end += size.unwrap_or(0);
     }
     Ok(())
-}
-
-/// Makes `buffer` at least `length` bytes long.
-fn grow(buffer: &mut Vec<u8>, length: usize) {
-    if buffer.len() < length {
-        buffer.resize(length, 0);
-    }
 }
 
 /// Appends units to the blob in order.
