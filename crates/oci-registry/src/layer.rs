@@ -18,6 +18,9 @@ use std::io::{BufReader, Cursor, Read};
 /// Longest extension record (PAX header, GNU long name) read, in bytes.
 pub const MAX_EXTENSION: u64 = 16 << 20;
 
+/// Longest global PAX records that are kept, in bytes. They are looked at for every entry; real ones hold a few.
+const MAX_GLOBAL: u64 = 64 << 10;
+
 /// Compression of a layer, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -222,8 +225,9 @@ impl<R: Read> Layer<R> {
                 b'g' => {
                     let records = Records::parse(&self.extension(&header)?).map_err(|e| self.malformed(e))?;
                     self.global.update(records);
-                    if self.global.size() > MAX_EXTENSION {
-                        return Err(self.malformed("global PAX records are too long"));
+                    if self.global.size() > MAX_GLOBAL {
+                        let problem = format!("global PAX records of over {MAX_GLOBAL} bytes");
+                        return Err(self.malformed(problem));
                     }
                 }
                 b'L' => long_path = Some(without_nul(self.extension(&header)?)),

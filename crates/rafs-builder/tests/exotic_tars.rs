@@ -296,6 +296,11 @@ fn what_cannot_be_stored_is_refused_by_name() {
         ),
         ("4096 bytes", vec![pax(b'x', &[("linkpath", &[b't'; 4096])]), linked("the-entry", b'2', b"t")]),
         ("0 bytes", vec![plain("the-entry", b'2', b"")]),
+        ("target holds a NUL", vec![pax(b'x', &[("linkpath", b"a\0b")]), linked("the-entry", b'2', b"t")]),
+        (
+            "8011 bytes, at most 4095",
+            vec![pax(b'x', &[("path", format!("the-entry/{}", "d/".repeat(4001)).as_bytes())]), file()],
+        ),
         ("\"gone\", which is not in the layer", vec![linked("the-entry", b'1', b"gone")]),
         ("hard link to a directory", vec![plain("d/", b'5', b""), linked("the-entry", b'1', b"d")]),
         ("parent is not a directory", vec![plain("f", b'0', b""), plain("f/the-entry", b'0', b"")]),

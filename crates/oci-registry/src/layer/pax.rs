@@ -1,6 +1,7 @@
 //! PAX records: parsing them, and what those that matter mean. Values are raw bytes.
 
 use super::header::{Header, pax_number};
+use std::collections::BTreeSet;
 
 /// Longest sparse map, in parts.
 pub(super) const MAX_PARTS: usize = 1 << 20;
@@ -39,15 +40,23 @@ impl Records {
         self.0.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()
     }
 
-    /// Replaces records by those of `later` with the same key.
+    /// Replaces records by those of `later` with the same key, and drops those without a meaning: every entry looks at all of these.
     pub(super) fn update(&mut self, later: Self) {
-        self.0.retain(|(key, _)| !later.0.iter().any(|(other, _)| other == key));
-        self.0.extend(later.0);
+        let keys: BTreeSet<Vec<u8>> = later.0.iter().map(|(key, _)| key.clone()).collect();
+        self.0.retain(|(key, _)| !keys.contains(key));
+        self.0.extend(later.0.into_iter().filter(|(key, _)| is_known(key)));
     }
 
     fn last(&self, key: &[u8]) -> Option<&[u8]> {
         self.0.iter().rev().find(|(found, _)| found == key).map(|(_, value)| value.as_slice())
     }
+}
+
+/// Does a record with this key mean anything here?
+fn is_known(key: &[u8]) -> bool {
+    let prefixes: [&[u8]; 3] = [b"SCHILY.xattr.", b"LIBARCHIVE.xattr.", b"GNU.sparse."];
+    let keys: [&[u8]; 6] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"];
+    keys.contains(&key) || prefixes.iter().any(|prefix| key.starts_with(prefix))
 }
 
 /// Full names and values.

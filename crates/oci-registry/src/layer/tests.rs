@@ -186,3 +186,22 @@ fn a_compressed_stream_that_is_cut_off_or_damaged_is_an_error() {
         assert!(read_compressed(&behind).is_err(), "garbage behind the compressed stream");
     }
 }
+
+/// Global records hold for all entries, so a stream must not make each of them cost more and more.
+#[test]
+fn global_records_are_bounded() {
+    let records = |count: u32, key: &str| -> Vec<u8> {
+        let record = |n: u32| {
+            let rest = format!(" {key}{n:06}=v\n");
+            format!("{}{rest}", rest.len() + 2).into_bytes()
+        };
+        (0..count).flat_map(record).collect()
+    };
+    // A million that mean nothing are read and forgotten, in time that does not depend on those before.
+    let many = entry("g", b'g', &records(500_000, "comment.a"));
+    let bytes = [many.clone(), many, entry("a", b'0', b"1")].concat();
+    assert_eq!(paths(&bytes), ["a"]);
+    let xattrs = entry("g", b'g', &records(10_000, "SCHILY.xattr.user.a"));
+    let error = read_all(&xattrs).unwrap_err().to_string();
+    assert!(error.contains("global PAX records of over"), "{error}");
+}

@@ -246,6 +246,15 @@ fn check_path(path: &[u8], names: &[&[u8]]) -> Result<(), CreateError> {
     if names.contains(&b"..".as_slice()) {
         return Err(bad_entry(path, "its path has a \"..\" in it"));
     }
+    // Nobody can extract a longer one either, and a path of some megabytes would be millions of directories.
+    let length = names.iter().map(|name| name.len() + 1).sum::<usize>().saturating_sub(1);
+    if length > MAX_PATH {
+        let start = path.get(..256).unwrap_or(path);
+        return Err(bad_entry(
+            start,
+            format!("its path has {length} bytes, at most {MAX_PATH} are possible"),
+        ));
+    }
     match names.iter().find(|name| name.len() > 255) {
         Some(name) => {
             Err(bad_entry(path, format!("a name of {} bytes, at most 255 are possible", name.len())))
@@ -254,8 +263,14 @@ fn check_path(path: &[u8], names: &[&[u8]]) -> Result<(), CreateError> {
     }
 }
 
+/// Longest path, in bytes: `PATH_MAX` of Linux counts a NUL too.
+const MAX_PATH: usize = 4095;
+
 /// Refuses targets that cannot be stored.
 pub(super) fn check_target(path: &[u8], target: &[u8]) -> Result<(), CreateError> {
+    if target.contains(&0) {
+        return Err(bad_entry(path, "its symlink target holds a NUL"));
+    }
     if (1..=4095).contains(&target.len()) {
         return Ok(());
     }
