@@ -4,6 +4,7 @@ use crate::config::{Backend as BackendConfig, Cache, Config, Store};
 use crate::{DaemonError, Options};
 use blob_cache::{BlobCache, CacheOptions};
 use blob_storage::{Backend, LocalFs};
+use bytes::Bytes;
 use rafs_format::{Blob, Bootstrap, DigestAlgorithm};
 use rafs_vfs::Rafs;
 use std::path::Path;
@@ -57,9 +58,9 @@ fn refuse_unsupported(config: &Config) -> Result<(), DaemonError> {
 }
 
 /// Reads and parses the bootstrap at `path`. One that is named after its SHA-256, as builders name it in a directory, must have that.
-fn read_bootstrap(path: &Path) -> Result<Bootstrap<Vec<u8>>, DaemonError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| DaemonError::Bootstrap { path: path.to_path_buf(), source })?;
+fn read_bootstrap(path: &Path) -> Result<Bootstrap<Bytes>, DaemonError> {
+    let bytes = crate::whole::read(path)
+        .map_err(|source| DaemonError::Bootstrap { path: path.to_path_buf(), source })?;
     if bytes.starts_with(b"SFAR") {
         return Err(DaemonError::Version5 { path: path.to_path_buf() });
     }

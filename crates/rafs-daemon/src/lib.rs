@@ -9,6 +9,7 @@ mod error;
 mod image;
 pub mod limits;
 mod signals;
+mod whole;
 
 pub use daemon::{Daemon, Stopper};
 pub use error::DaemonError;

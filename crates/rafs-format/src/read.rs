@@ -95,6 +95,11 @@ impl<B: AsRef<[u8]>> Bootstrap<B> {
         Ok(Self { bytes, superblock, blobs })
     }
 
+    /// The same bootstrap, its bytes held by something else; `hold` hands the same bytes on.
+    pub fn held_by<C: AsRef<[u8]>>(self, hold: impl FnOnce(B) -> C) -> Bootstrap<C> {
+        Bootstrap { bytes: hold(self.bytes), superblock: self.superblock, blobs: self.blobs }
+    }
+
     /// The checked superblock.
     pub fn superblock(&self) -> &Superblock {
         &self.superblock

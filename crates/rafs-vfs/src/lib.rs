@@ -11,6 +11,7 @@ pub use error::VfsError;
 pub use rafs_format::{DirEntry, FileType, Nid};
 
 use blob_cache::{BlobCache, Part};
+use bytes::Bytes;
 use rafs_format::{Bootstrap, ChunkIndex, FormatError, Inode, SuperFlags};
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -59,7 +60,7 @@ pub enum Read {
 /// One mounted image.
 #[derive(Debug)]
 pub struct Rafs {
-    bootstrap: Bootstrap<Vec<u8>>,
+    bootstrap: Bootstrap<Bytes>,
     caches: Vec<Arc<BlobCache>>,
     index: OnceLock<Result<ChunkIndex, FormatError>>,
 }
@@ -68,12 +69,15 @@ impl Rafs {
     /// `caches` in the order of the bootstrap's blob table, one for each. Looks at nothing else: the chunk index is built at the first read of
     /// data, so that mounting and the first `ls` cost the same for ten files and a million.
     /// Errors: number of caches; root not a directory.
-    pub fn new(bootstrap: Bootstrap<Vec<u8>>, caches: Vec<Arc<BlobCache>>) -> Result<Self, VfsError> {
+    pub fn new<B>(bootstrap: Bootstrap<B>, caches: Vec<Arc<BlobCache>>) -> Result<Self, VfsError>
+    where
+        B: AsRef<[u8]> + Into<Bytes>,
+    {
         let (found, expected) = (caches.len(), bootstrap.blobs().len());
         if found != expected {
             return Err(VfsError::CacheCount { found, expected });
         }
-        let rafs = Self { bootstrap, caches, index: OnceLock::new() };
+        let rafs = Self { bootstrap: bootstrap.held_by(B::into), caches, index: OnceLock::new() };
         rafs.directory(rafs.root())?;
         Ok(rafs)
     }
