@@ -19,19 +19,21 @@ use blob_storage::{BlobReader, Priority};
 use bytes::Bytes;
 use disk::Disk;
 use flight::Flights;
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use rafs_codec::Decoder;
 use rafs_format::{Blob, Chunk, ChunkFlags, FormatError};
 use rafs_merkle::VerifiedChunk;
 use ready::ReadyMap;
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Semaphore;
 
-/// Longest chunk that is hashed on the thread that asked, on its first use in this process; longer ones are hashed on the runtime.
-const INLINE_VERIFY: u32 = 128 << 10;
+/// Longest chunk that is decoded and hashed on the thread that asked; longer ones go to the runtime.
+const SHORT: u32 = 128 << 10;
 /// Unit of the memory budget, in bytes.
 const BUDGET_UNIT: u64 = 4096;
 /// Bytes, stored and plain, that all running fetches of one blob may hold: two of the longest chunks and more.
@@ -204,7 +206,7 @@ impl BlobCache {
     /// Reads what [`BlobCache::run`] returned, whose first part is `first`.
     fn read_run(&self, disk: &Disk, first: &Part, run: &[Part], into: &mut [u8]) -> bool {
         if !self.is_plain_read(first) {
-            let hash_here = self.options.validate || first.chunk.uncompressed_size <= INLINE_VERIFY;
+            let hash_here = self.options.validate || is_short(first.chunk.uncompressed_size);
             let chunk = if hash_here { self.load(&first.chunk) } else { None };
             return match chunk.and_then(|chunk| first.of(chunk.bytes())) {
                 Some(plain) => {
@@ -229,10 +231,17 @@ impl BlobCache {
     pub async fn fetch(self: &Arc<Self>, chunk: &Chunk) -> Result<VerifiedChunk, Arc<CacheError>> {
         let landed = self.flights.board(chunk.index, |landing| {
             let (cache, chunk) = (Arc::clone(self), *chunk);
-            tokio::spawn(async move {
+            let mut flight = Box::pin(async move {
                 let result = cache.fill(&chunk).await.map_err(Arc::new);
                 landing.land(result);
             });
+            // Where the backend has a short chunk at hand, it is done here and now; only what must wait gets a task of its own.
+            // A panic ends the flight as it does there.
+            let mut start = || AssertUnwindSafe(flight.as_mut()).catch_unwind().now_or_never().is_some();
+            let done = is_short(chunk.uncompressed_size) && start();
+            if !done {
+                tokio::spawn(flight);
+            }
         });
         let abandoned = || CacheError::Abandoned { blob: self.blob.id.to_string(), chunk: chunk.index };
         landed.await.unwrap_or_else(|_closed| Err(Arc::new(abandoned())))
@@ -374,6 +383,11 @@ impl BlobCache {
             }
         }
     }
+}
+
+/// Is decoding and hashing so many bytes done before another thread would have begun with it?
+pub fn is_short(uncompressed_size: u32) -> bool {
+    uncompressed_size <= SHORT
 }
 
 /// Refuses blobs whose chunks this version cannot decode.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use blob_cache::{BlobCache, CacheError, CacheOptions, Part};
+use futures_util::FutureExt;
 use proptest::prelude::*;
 use rafs_format::{BlobFeatures, Compressor};
 use std::io::{Seek, SeekFrom, Write};
@@ -72,6 +73,16 @@ async fn a_chunk_is_fetched_once_and_then_read_from_disk() {
     }
 }
 
+#[test]
+fn a_short_chunk_at_hand_is_fetched_without_another_thread() {
+    let (dir, blob) = (tempfile::tempdir().unwrap(), sample());
+    let reader = TestReader::new(blob.bytes.clone());
+    let cache = open(dir.path(), &blob, &reader);
+    // No runtime is there to hand anything to.
+    let fetched = cache.fetch_part(&whole(&blob, 3)).now_or_never();
+    assert!(fetched.unwrap().unwrap() == blob.plain[3]);
+}
+
 #[tokio::test]
 async fn the_map_on_disk_is_the_one_of_2_x() {
     let (dir, blob) = (tempfile::tempdir().unwrap(), sample());
@@ -114,19 +125,20 @@ async fn a_failure_is_told_to_all_and_remembered_by_nobody() {
     let (dir, blob) = (tempfile::tempdir().unwrap(), sample());
     let reader = TestReader::new(blob.bytes.clone());
     let cache = open(dir.path(), &blob, &reader);
+    // Long enough that the first reader does not have it before the second one comes.
     for (mood, expected) in [
-        (Mood::Failing, "fetching chunk 3 of blob sample"),
-        (Mood::Lying, "decoding chunk 3 of blob sample"),
-        (Mood::Panicking, "fetch of chunk 3 of blob sample was abandoned"),
+        (Mood::Failing, "fetching chunk 5 of blob sample"),
+        (Mood::Lying, "decoding chunk 5 of blob sample"),
+        (Mood::Panicking, "fetch of chunk 5 of blob sample was abandoned"),
     ] {
         reader.set(mood);
-        let (one, two) = tokio::join!(read(&cache, whole(&blob, 3)), read(&cache, whole(&blob, 3)));
+        let (one, two) = tokio::join!(read(&cache, whole(&blob, 5)), read(&cache, whole(&blob, 5)));
         assert_eq!(one.unwrap_err().to_string(), expected);
         assert_eq!(two.unwrap_err().to_string(), expected);
     }
     assert_eq!(reader.requests().len(), 3);
     reader.set(Mood::Healthy);
-    assert!(read(&cache, whole(&blob, 3)).await.unwrap() == blob.plain[3]);
+    assert!(read(&cache, whole(&blob, 5)).await.unwrap() == blob.plain[5]);
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long the kernel may keep what it was told: for good (2^32 seconds, as 2.x).
@@ -125,10 +126,12 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Lets the runtime fetch what is missing and answer.
+    /// Lets the runtime fetch what is missing and answer. What is short and at hand is answered at once, on this thread: for a small file,
+    /// waking another one costs more than all else.
     fn read_later(&self, cold: ColdRead, reply: ReplyData) {
         let log = Arc::clone(&self.log);
-        self.runtime.spawn(async move {
+        let short = cold.is_short();
+        let mut answer = Box::pin(async move {
             match cold.complete().await {
                 Ok(bytes) => reply.data(&bytes),
                 Err(error) => {
@@ -139,6 +142,12 @@ impl FileSystem {
                 }
             }
         });
+        let _runtime = self.runtime.enter();
+        if short && answer.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+            return;
+        }
+        // Polled again there, so no wake-up is lost.
+        self.runtime.spawn(answer);
     }
 }
 

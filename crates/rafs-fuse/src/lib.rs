@@ -1,7 +1,7 @@
 //! Kernel FUSE requests to [`rafs_vfs`] calls; the only place that names `fuser` or an errno.
 //!
-//! Metadata and ready data are answered on the worker that read the request. A read that must fetch is handed, with its reply, to the
-//! runtime and answered from there, so a hung backend never holds a worker. A panic in a request answers EIO and is logged.
+//! Metadata and ready data are answered on the worker that read the request. A read that must wait for a backend is handed, with its
+//! reply, to the runtime and answered from there, so a hung backend never holds a worker. A panic in a request answers EIO and is logged.
 
 mod error;
 mod file_system;

@@ -20,6 +20,12 @@ impl ColdRead {
         Self { parts }
     }
 
+    /// Is there so little to decode and hash that the thread that has it may start with it, before it hands over what must wait?
+    pub fn is_short(&self) -> bool {
+        let sizes = self.parts.iter().map(|(_, part)| part.chunk.uncompressed_size);
+        blob_cache::is_short(sizes.fold(0, u32::saturating_add))
+    }
+
     /// Fetches what is missing, several chunks at once, and returns all the bytes. Must run inside a tokio runtime.
     pub async fn complete(self) -> Result<Bytes, VfsError> {
         if let [(cache, part)] = self.parts.as_slice() {

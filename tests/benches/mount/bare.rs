@@ -187,7 +187,7 @@ impl Filesystem for Bare {
         reply: ReplyData,
     ) {
         let Some(attr) = self.attr(ino.0) else { return reply.error(Errno::ENOENT) };
-        let size = u64::from(size).min(attr.size.saturating_sub(offset)) as usize;
+        let size = usize::try_from(u64::from(size).min(attr.size.saturating_sub(offset))).unwrap();
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < size {
                 buffer.resize(size, 0);
@@ -221,7 +221,8 @@ impl Filesystem for Bare {
         mut reply: ReplyDirectoryPlus,
     ) {
         let Some(names) = self.dir(ino) else { return reply.error(Errno::ENOTDIR) };
-        for ((name, ino), next) in names.iter().zip(1..).skip(offset as usize) {
+        let from = usize::try_from(offset).unwrap();
+        for ((name, ino), next) in names.iter().zip(1..).skip(from) {
             let Some(attr) = self.attr(*ino) else { continue };
             if reply.add(attr.ino, next, name, &FOR_EVER, attr, Generation(0)) {
                 break;
