@@ -9,10 +9,12 @@ mod bare;
 mod client;
 mod image;
 mod pin;
+mod process;
 mod table;
 
 use image::Shape;
 use pin::Placement;
+use process::{Process, spent};
 use rafs_format::Bootstrap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -38,8 +40,7 @@ const SECTIONS: [Section; 5] = [
 
 fn main() {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    if let Some((first, rest)) = arguments.split_first().filter(|(first, _)| *first == bare::ARGUMENT) {
-        let _ = first;
+    if let Some((_, rest)) = arguments.split_first().filter(|(first, _)| *first == bare::ARGUMENT) {
         return bare::serve(rest);
     }
     // `cargo test --benches` starts this, too, but without that.
@@ -203,34 +204,32 @@ impl Drop for Running {
     }
 }
 
-/// Directory listings with stat, and opening small files whose pages the kernel has.
+/// Directory listings with stat, and reading small files.
 fn metadata() {
     let shape = Shape::small(SIZES[2]);
     let paths: Vec<_> = shape.paths().take(READ_DIRS * image::FILES).collect();
     let pair = Pair::new(shape, &paths);
-    let rates = |mount: &Path| {
-        let k = |count: usize, time: Duration| count as f64 / time.as_secs_f64() / 1e3;
-        let files = shape.total_files();
-        let first = k(files, client::list_and_stat(mount, shape));
-        let again = k(files, client::list_and_stat(mount, shape));
-        let ready = k(paths.len(), client::read_files(mount, paths.iter()).0);
-        let warm = k(paths.len(), client::read_files(mount, paths.iter()).0);
-        [first, again, ready, warm]
+    let passes = |daemon: &Daemon, mount: &Path| {
+        let list = || spent(daemon, || client::list_and_stat(mount, shape)).0;
+        let read = || spent(daemon, || client::read_files(mount, paths.iter())).0;
+        [list(), list(), read(), read()]
     };
+    let (files, read) = (shape.total_files() as f64 / 1e3, paths.len() as f64 / 1e3);
     table::versus_header();
     for placement in pin::placements() {
         let mut rows = [
-            Versus::new("readdir + stat, fresh mount", "k/s"),
-            Versus::new("readdir + stat, second pass", "k/s"),
-            Versus::new("open + read + close, ready data", "k/s"),
-            Versus::new("open + read + close, warm", "k/s"),
+            Versus::new("readdir + stat, fresh mount", files, "k/s"),
+            Versus::new("readdir + stat, again", files, "k/s"),
+            // Ours hashes what it finds in the cache.
+            Versus::new("open + read + close, ready data", read, "k/s"),
+            Versus::new("open + read + close, warm", read, "k/s"),
         ];
         for _ in 0..PASSES {
             let daemon = pair.start_bare(placement);
-            let bare = pin::on(placement.client, || rates(pair.bare()));
+            let bare = pin::on(placement.client, || passes(&daemon, pair.bare()));
             drop(daemon);
             let daemon = pair.start_ours(placement);
-            let ours = pin::on(placement.client, || rates(&pair.ours()));
+            let ours = pin::on(placement.client, || passes(&daemon, &pair.ours()));
             daemon.stop();
             rows.iter_mut().zip(bare.iter().zip(ours)).for_each(|(row, (&bare, ours))| row.push(bare, ours));
         }
@@ -243,27 +242,27 @@ fn sequential() {
     let shape = Shape::big();
     let paths: Vec<_> = shape.paths().collect();
     let pair = Pair::new(shape, &paths);
+    let megabytes = shape.bytes() as f64 / 1e6;
     table::versus_header();
     for placement in pin::placements() {
-        let daemons = (pair.start_bare(placement), pair.start_ours(placement));
-        let rate = |mount: &Path| {
+        let (bare, ours) = (pair.start_bare(placement), pair.start_ours(placement));
+        let read = |daemon: &Daemon, mount: &Path| {
             client::drop_pages(mount, paths.iter());
-            let (time, bytes) = pin::on(placement.client, || client::read_files(mount, paths.iter()));
+            let work = || client::read_files(mount, paths.iter());
+            let (spent, bytes) = pin::on(placement.client, || spent(daemon, work));
             assert_eq!(bytes, shape.bytes());
-            bytes as f64 / time.as_secs_f64() / 1e6
+            spent
         };
         // The first read in a process hashes what it finds in the cache.
-        let (_, first) = (rate(pair.bare()), rate(&pair.ours()));
-        let mut row = Versus::new("sequential read, 1 MiB, ready data", "MB/s");
-        for _ in 0..PASSES {
-            row.push(rate(pair.bare()), rate(&pair.ours()));
+        let mut first = Versus::new("sequential read, first after start", megabytes, "MB/s");
+        first.push(read(&bare, pair.bare()), read(&ours, &pair.ours()));
+        let mut row = Versus::new("sequential read, ready data", megabytes, "MB/s");
+        for _ in 0..2 * PASSES {
+            row.push(read(&bare, pair.bare()), read(&ours, &pair.ours()));
         }
+        first.print(placement.name);
         row.print(placement.name);
-        println!(
-            "{:<34} {:<9} {:>9} {first:>9.1} MB/s",
-            "  first read after start, hashed", placement.name, ""
-        );
-        daemons.1.stop();
+        ours.stop();
     }
 }
 
@@ -272,60 +271,35 @@ fn cold() {
     for (name, shape) in [("200k files", Shape::small(SIZES[2])), ("4 x 128 MiB", Shape::big())] {
         let place = place(shape);
         let paths: Vec<_> = shape.paths().collect();
-        for placement in pin::placements() {
-            let (mut us, mut mbs, mut cpu) = (Series::default(), Series::default(), Series::default());
-            let mut memory = [0, 0];
-            for _ in 0..3 {
-                std::fs::remove_dir_all(place.at("cache")).unwrap();
-                let daemon = start(ours(&place), &place.at("mnt"), placement);
-                let (time, bytes) =
-                    pin::on(placement.client, || client::read_files(&place.at("mnt"), paths.iter()));
-                assert_eq!(bytes, shape.bytes());
-                us.push(time.as_secs_f64() * 1e6 / paths.len() as f64);
-                mbs.push(bytes as f64 / time.as_secs_f64() / 1e6);
-                let process = Process::of(&daemon);
-                cpu.push(process.cpu_seconds() / time.as_secs_f64());
-                memory = process.memory();
-                daemon.stop();
-            }
-            let what = |figure: &str| format!("cold read, {name}, {}, {figure}", placement.name);
-            if shape.size.is_none() {
-                row(&what("us per file"), &us.shown(1), "");
-            }
-            row(&what("MB/s"), &mbs.shown(1), "");
-            row(&what("daemon's CPUs in use"), &cpu.shown(2), "");
-            row(
-                &what("resident, anonymous MB"),
-                &format!("{:.1}, {:.1}", memory[0] as f64 / 1e3, memory[1] as f64 / 1e3),
-                "",
-            );
+        for placement in pin::placements().into_iter().chain([pin::FREE]) {
+            cold_reads(name, shape, &place, &paths, placement);
         }
     }
 }
 
-/// What the kernel knows of a process.
-struct Process(String);
-
-impl Process {
-    fn of(daemon: &Daemon) -> Self {
-        Self(format!("/proc/{}", daemon.pid().as_raw_nonzero()))
+fn cold_reads(name: &str, shape: Shape, place: &Place, paths: &[String], placement: Placement) {
+    let (mut us, mut mbs, mut daemon_us) = (Series::default(), Series::default(), Series::default());
+    let mut memory = [0.0; 3];
+    for _ in 0..3 {
+        std::fs::remove_dir_all(place.at("cache")).unwrap();
+        let daemon = start(ours(place), &place.at("mnt"), placement);
+        let work = || client::read_files(&place.at("mnt"), paths.iter());
+        let (spent, bytes) = pin::on(placement.client, || spent(&daemon, work));
+        assert_eq!(bytes, shape.bytes());
+        let (wall, files) = (spent.wall.as_secs_f64(), paths.len() as f64);
+        us.push(wall * 1e6 / files);
+        daemon_us.push(spent.daemon.as_secs_f64() * 1e6 / files);
+        mbs.push(bytes as f64 / wall / 1e6);
+        memory = Process::of(&daemon).memory();
+        daemon.stop();
     }
-
-    /// Resident memory, all and anonymous, in kB.
-    fn memory(&self) -> [u64; 2] {
-        let status = std::fs::read_to_string(format!("{}/status", self.0)).unwrap();
-        ["VmRSS:", "RssAnon:"].map(|name| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.trim().trim_end_matches(" kB").parse().unwrap()
-        })
+    let what = |figure: &str| format!("cold read, {name}, {}, {figure}", placement.name);
+    if shape.size.is_none() {
+        row(&what("us/file"), &us.shown(1), "");
+        row(&what("daemon's CPU us/file"), &daemon_us.shown(1), "");
+    } else {
+        row(&what("MB/s"), &mbs.shown(0), "");
     }
-
-    /// Time on a CPU so far, of all its threads.
-    fn cpu_seconds(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("{}/stat", self.0)).unwrap();
-        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
-        // In 1/100 s on every Linux.
-        ticks / 100.0
-    }
+    let [now, most, anonymous] = memory;
+    row(&what("RSS, peak, anonymous MB"), &format!("{now:.1}, {most:.1}, {anonymous:.1}"), "");
 }

@@ -6,8 +6,9 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 #[derive(Debug, Clone, Copy)]
 pub struct Placement {
     pub name: &'static str,
-    pub daemon: usize,
-    pub client: usize,
+    /// `None` for anywhere.
+    pub daemon: Option<usize>,
+    pub client: Option<usize>,
 }
 
 /// On the same CPU, and on different ones where there are two.
@@ -15,13 +16,18 @@ pub fn placements() -> Vec<Placement> {
     let allowed = sched_getaffinity(None).unwrap();
     let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
     let first = cpus.next().unwrap();
-    let mut all = vec![Placement { name: "same CPU", daemon: first, client: first }];
-    all.extend(cpus.next().map(|other| Placement { name: "two CPUs", daemon: other, client: first }));
+    let mut all = vec![Placement { name: "same CPU", daemon: Some(first), client: Some(first) }];
+    let other = cpus.next().map(Some);
+    all.extend(other.map(|other| Placement { name: "two CPUs", daemon: other, client: Some(first) }));
     all
 }
 
-/// Runs something on `cpu` only; processes that it starts stay there.
-pub fn on<R>(cpu: usize, run: impl FnOnce() -> R) -> R {
+/// Wherever the kernel puts them.
+pub const FREE: Placement = Placement { name: "free", daemon: None, client: None };
+
+/// Runs something on `cpu` only, where one is given; processes that it starts stay there.
+pub fn on<R>(cpu: Option<usize>, run: impl FnOnce() -> R) -> R {
+    let Some(cpu) = cpu else { return run() };
     let before = sched_getaffinity(None).unwrap();
     let mut only = CpuSet::new();
     only.set(cpu);

@@ -1,5 +1,6 @@
 //! Figures and how they are printed: medians, with the range they come from.
 
+use crate::process::Spent;
 use std::time::Duration;
 
 /// What was measured several times.
@@ -35,43 +36,44 @@ impl Series {
     }
 }
 
-/// One kind of work done by the bare file system and by ours in turn, as something per second.
+/// One kind of work done by the bare file system and by ours in turn.
 #[derive(Debug)]
 pub struct Versus {
     what: &'static str,
     unit: &'static str,
+    /// How much of the unit one pass is.
+    amount: f64,
     bare: Series,
     ours: Series,
-    /// Ours by bare, pass by pass.
-    ratio: Series,
+    /// Ours by bare, pass by pass: speed by the clock, and by time on CPUs.
+    wall: Series,
+    cpu: Series,
 }
 
 impl Versus {
-    pub fn new(what: &'static str, unit: &'static str) -> Self {
-        Self { what, unit, bare: Series::default(), ours: Series::default(), ratio: Series::default() }
+    pub fn new(what: &'static str, amount: f64, unit: &'static str) -> Self {
+        let none = Series::default;
+        Self { what, unit, amount, bare: none(), ours: none(), wall: none(), cpu: none() }
     }
 
     /// One pass of both, right after one another.
-    pub fn push(&mut self, bare: f64, ours: f64) {
-        self.bare.push(bare);
-        self.ours.push(ours);
-        self.ratio.push(ours / bare);
+    pub fn push(&mut self, bare: Spent, ours: Spent) {
+        self.bare.push(self.amount / bare.wall.as_secs_f64());
+        self.ours.push(self.amount / ours.wall.as_secs_f64());
+        self.wall.push(bare.wall.as_secs_f64() / ours.wall.as_secs_f64());
+        self.cpu.push(bare.cpu.as_secs_f64() / ours.cpu.as_secs_f64());
     }
 
     pub fn print(&self, placement: &str) {
-        println!(
-            "{:<34} {placement:<9} {:>9.1} {:>9.1} {:<8} {}",
-            self.what,
-            self.bare.median(),
-            self.ours.median(),
-            self.unit,
-            self.ratio.shown(2)
-        );
+        let (what, unit) = (self.what, self.unit);
+        let (bare, ours) = (self.bare.median(), self.ours.median());
+        let (wall, cpu) = (self.wall.shown(2), self.cpu.shown(2));
+        println!("{what:<36} {placement:<9} {bare:>8.1} {ours:>8.1} {unit:<5} {wall:<20} {cpu}");
     }
 }
 
 pub fn versus_header() {
-    println!("{:<34} {:<9} {:>9} {:>9} {:<8} ours / bare", "", "", "bare", "ours", "");
+    println!("{:<46} {:>8} {:>8} {:<5} {:<20} by CPU time", "", "bare", "ours", "", "ours / bare");
 }
 
 /// Prints a row with a bar to reach.
