@@ -4,6 +4,7 @@
 //! 1: a chore failed, told on standard error; 2: the command line is wrong.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod ci;
 mod fuzz;
 mod layers;
@@ -25,6 +26,7 @@ Usage: cargo xtask CHORE [ARGUMENTS] [CHORE [ARGUMENTS]]...
   ci                            run everything that decides whether a change lands, without installing packages
   fuzz [TARGET] [--seconds N]   run the fuzz targets (bootstrap, blob_meta; both at once by default) for N seconds, 60 by default
   soak [--seconds N]            run the fuzz targets for N seconds, 3600 by default, then the property tests with many cases
+  bench                         print the figures of images and mounts (minutes; as root)
   quickstart [IMAGE]            build, convert IMAGE (a tar or a directory; default: the Rust toolchain), mount, run, compare
 ";
 
@@ -36,10 +38,11 @@ enum Chore {
     Ci,
     Fuzz { target: Option<String>, seconds: u64 },
     Soak { seconds: u64 },
+    Bench,
     Quickstart { image: Option<PathBuf> },
 }
 
-const NAMES: [&str; 6] = ["layers", "tidy", "ci", "fuzz", "soak", "quickstart"];
+const NAMES: [&str; 7] = ["layers", "tidy", "ci", "fuzz", "soak", "bench", "quickstart"];
 
 fn main() -> ExitCode {
     let chores = match parse(std::env::args_os().skip(1)) {
@@ -67,6 +70,7 @@ fn run(chore: &Chore) -> anyhow::Result<()> {
         Chore::Ci => ci::ci(),
         Chore::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), *seconds),
         Chore::Soak { seconds } => soak::soak(*seconds),
+        Chore::Bench => bench::bench(),
         Chore::Quickstart { image } => quickstart::quickstart(image.as_deref()),
     }
 }
@@ -91,6 +95,7 @@ fn chore(name: &OsString, values: Vec<OsString>) -> Result<Chore, String> {
         "layers" => nothing_else(values).map(|()| Chore::Layers),
         "tidy" => nothing_else(values).map(|()| Chore::Tidy),
         "ci" => nothing_else(values).map(|()| Chore::Ci),
+        "bench" => nothing_else(values).map(|()| Chore::Bench),
         "fuzz" => {
             let (seconds, mut rest) = take_seconds(values)?;
             let target = (!rest.is_empty()).then(|| rest.remove(0).to_string_lossy().into_owned());
