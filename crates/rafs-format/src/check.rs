@@ -66,6 +66,14 @@ pub fn check<'a, B: AsRef<[u8]>, E: From<FormatError>>(
         )?;
         let again = walk.enter(&inode)?;
         path.push(entry.name);
+        let depth = path.len() as u64;
+        require(
+            depth <= MAX_DEPTH,
+            "depth of an inode",
+            inode.nid.0,
+            depth,
+            "at most 4096 names from the root",
+        )?;
         visit(&Visit { path: &path, entry: Some(entry), inode, again })?;
         if inode.file_type == FileType::Directory {
             let parent = dir.inode.nid;
@@ -77,6 +85,10 @@ pub fn check<'a, B: AsRef<[u8]>, E: From<FormatError>>(
     }
     Ok(walk.finish()?)
 }
+
+/// Most names from the root to an entry: paths of Linux have 4095 bytes. Without a limit, visitors that put paths together would take time
+/// quadratic in the size of an image made for that.
+const MAX_DEPTH: u64 = 4096;
 
 /// A directory being walked.
 struct Open<'a, B> {

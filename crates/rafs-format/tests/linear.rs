@@ -62,3 +62,25 @@ fn regression_inodes_that_share_their_attributes_are_refused() {
     let error = sound(&bytes).unwrap_err();
     assert!(error.to_string().starts_with("inodes overlap"), "{error}");
 }
+
+/// Directories in directories, `depth` of them, the last one empty.
+fn nested(depth: u32) -> Tree {
+    let mut tree = Tree { bytes: b"d".to_vec(), ..Tree::default() };
+    for n in 0..=depth {
+        let name = Span { start: 0, len: u32::from(n > 0) };
+        let children = if n < depth { (n + 1, n + 2) } else { (n + 1, n + 1) };
+        tree.inodes.push(NewInode { mode: 0o040_755, ..NewInode::default() });
+        tree.entries.push(Entry { name, inode: n, children });
+    }
+    tree
+}
+
+#[test]
+fn trees_of_no_use_are_refused() {
+    for (depth, good) in [(4096, true), (4097, false)] {
+        let bytes = write::bootstrap(&nested(depth), &[], &OPTIONS).unwrap();
+        let found = sound(&bytes);
+        assert_eq!(found.is_ok(), good, "{found:?}");
+        assert!(good || found.unwrap_err().to_string().contains("depth of an inode"));
+    }
+}
