@@ -188,6 +188,14 @@ fn outputs_go_where_they_are_sent() {
     for (name, bytes) in [(hex(&image.0), &image.0), (hex(&image.1), &image.1)] {
         assert!(&std::fs::read(at("both").join(name)).unwrap() == bytes);
     }
+    // A damaged blob is replaced, and so is another one that was given the same name.
+    std::fs::write(at("both").join(hex(&image.1)), "damaged").unwrap();
+    std::fs::write(at("both").join("name"), "another").unwrap();
+    succeeds(&["create", "-D", str(&at("both")), str(&source)]);
+    succeeds(&["create", "-D", str(&at("both")), "--blob-id", "name", str(&source)]);
+    for name in [&hex(&image.1), "name"] {
+        assert!(std::fs::read(at("both").join(name)).unwrap() == image.1, "{name}");
+    }
     // The bootstrap elsewhere.
     std::fs::create_dir(at("one")).unwrap();
     succeeds(&["create", "-D", str(&at("one")), "--bootstrap", str(&at("boot")), str(&source)]);

@@ -16,7 +16,8 @@ use tempfile::NamedTempFile;
 pub enum Place {
     /// This file, pipe or device.
     File(PathBuf),
-    /// A file in this directory whose name is known at the end. One that is there already is kept: equal names mean equal content.
+    /// A file in this directory whose name is known at the end. It takes the place of one that is there already: that should be the same,
+    /// but may be damaged, or another one where the name is no digest.
     Directory(PathBuf),
 }
 
@@ -203,14 +204,9 @@ impl Output {
         let Written::Temporary(file) = self.written else { return Ok(Some(path)) };
         let temporary = file.path().to_path_buf();
         let failed = |source| OutputError { action: "rename", path: path.clone(), source };
-        let keep_old = matches!(self.place, Place::Directory(_)) && target.exists();
-        if keep_old {
-            file.close().map_err(failed)?;
-        } else {
-            file.persist(&target).map_err(|error| failed(error.error))?;
-            let dir = File::open(directory_of(&target)).map_err(failed)?;
-            dir.sync_all().map_err(failed)?;
-        }
+        file.persist(&target).map_err(|error| failed(error.error))?;
+        let dir = File::open(directory_of(&target)).map_err(failed)?;
+        dir.sync_all().map_err(failed)?;
         state.committed = true;
         state.temporary.retain(|path| *path != temporary);
         Ok(Some(path))
@@ -256,19 +252,20 @@ mod tests {
     }
 
     #[test]
-    fn committed_outputs_have_their_names_and_keep_equal_ones() {
+    fn committed_outputs_have_their_names() {
         let dir = tempfile::tempdir().unwrap();
         let outputs = Outputs::new();
         std::fs::write(dir.path().join("boot"), b"old").unwrap();
-        std::fs::write(dir.path().join("id"), b"same").unwrap();
+        std::fs::write(dir.path().join("id"), b"damaged").unwrap();
         let mut boot = outputs.start(Place::File(dir.path().join("boot"))).unwrap();
         boot.write_all(b"new").unwrap();
-        let blob = outputs.start(Place::Directory(dir.path().to_path_buf())).unwrap();
+        let mut blob = outputs.start(Place::Directory(dir.path().to_path_buf())).unwrap();
+        blob.write_all(b"whole").unwrap();
         let none = outputs.start(Place::Directory(dir.path().to_path_buf())).unwrap();
         Outputs::commit(vec![(boot, None), (blob, Some("id".into())), (none, None)]).unwrap();
         assert_eq!(names(dir.path()), ["boot", "id"]);
         assert_eq!(std::fs::read(dir.path().join("boot")).unwrap(), b"new");
-        assert_eq!(std::fs::read(dir.path().join("id")).unwrap(), b"same");
+        assert_eq!(std::fs::read(dir.path().join("id")).unwrap(), b"whole");
     }
 
     /// What `/dev/stdout` and other links lead to is replaced, not the link.
