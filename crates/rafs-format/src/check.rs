@@ -1,8 +1,9 @@
 //! Checking a whole bootstrap: every entry reachable from the root is visited once, in time linear in the bootstrap's length
 //! whatever it holds: inodes whose bodies overlap, which could be read a million times over, are refused.
 
+use crate::chunk::CheckedChunks;
 use crate::read::{DirEntries, require};
-use crate::{Bootstrap, ChunkIndex, DirEntry, FileType, FormatError, Inode, Nid, SuperFlags};
+use crate::{Bootstrap, DirEntry, FileType, FormatError, Inode, Nid, SuperFlags};
 use std::collections::HashMap;
 
 /// Counts of a checked image.
@@ -151,7 +152,7 @@ impl<'a, B: AsRef<[u8]>> Open<'a, B> {
 struct Walk<'a, B> {
     bootstrap: &'a Bootstrap<B>,
     /// `None` in a tarfs, which has no chunk records.
-    index: Option<ChunkIndex>,
+    chunks: Option<CheckedChunks>,
     seen: Vec<u64>,
     /// Bytes of the bootstrap that inodes met so far have not taken. No two share any, so it lasts for all of a sound image.
     room: u64,
@@ -163,10 +164,10 @@ struct Walk<'a, B> {
 impl<'a, B: AsRef<[u8]>> Walk<'a, B> {
     fn new(bootstrap: &'a Bootstrap<B>) -> Result<Self, FormatError> {
         let tarfs = bootstrap.superblock().flags.contains(SuperFlags::TARFS);
-        let index = if tarfs { None } else { Some(ChunkIndex::build(bootstrap)?) };
+        let chunks = if tarfs { None } else { Some(CheckedChunks::new(bootstrap)?) };
         let seen = vec![0; bootstrap.bytes().len() / (32 * 64) + 1];
         let room = bootstrap.bytes().len() as u64;
-        Ok(Self { bootstrap, index, seen, room, links: HashMap::new(), summary: Summary::default() })
+        Ok(Self { bootstrap, chunks, seen, room, links: HashMap::new(), summary: Summary::default() })
     }
 
     /// Counts an entry and checks its inode unless it was met before. `true`: it was.
@@ -230,10 +231,9 @@ impl<'a, B: AsRef<[u8]>> Walk<'a, B> {
         let chunk_size = u64::from(self.bootstrap.superblock().chunk_size);
         for n in 0..count {
             let reference = self.bootstrap.chunk_ref(inode, n)?;
-            let Some(index) = &self.index else { continue };
-            let chunk = index.resolve(self.bootstrap, reference)?;
+            let Some(chunks) = &mut self.chunks else { continue };
+            let size = u64::from(chunks.size(reference)?);
             let expected = (inode.size - n * chunk_size).min(chunk_size);
-            let size = u64::from(chunk.uncompressed_size);
             require(
                 size == expected,
                 "size of a chunk of an inode",

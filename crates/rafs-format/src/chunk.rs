@@ -73,37 +73,7 @@ impl ChunkIndex {
     /// Errors: a contradiction, at the record that shows it; a record that names a blob or chunk outside the blob table; a
     /// tarfs, whose table holds nothing.
     pub fn build<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>) -> Result<Self, FormatError> {
-        let superblock = bootstrap.superblock();
-        if superblock.flags.contains(SuperFlags::TARFS) {
-            return Err(FormatError::Unsupported { what: "looking up chunks of a tarfs" });
-        }
-        let records = superblock.chunk_table_records;
-        let count = u32::try_from(records).ok().ok_or(FormatError::Limit {
-            what: "chunk table",
-            found: records,
-            limit: u32::MAX.into(),
-        })?;
-        // Sorted together with their places: reading records again in the order of their numbers would miss the cache each time.
-        let mut records = Vec::with_capacity(count as usize);
-        for n in 0..count {
-            let chunk = bootstrap.chunk_record(n.into())?;
-            let blob = usize::try_from(chunk.blob).ok().and_then(|blob| bootstrap.blobs().get(blob));
-            let at = bootstrap.chunk_record_offset(n.into());
-            let found = chunk.blob.into();
-            let blob = blob.ok_or(FormatError::Value {
-                what: "blob of a chunk record",
-                at: at.saturating_add(32),
-                found,
-                expected: "a blob of the image",
-            })?;
-            let inside = chunk.index < blob.chunk_count;
-            let index = chunk.index.into();
-            require(inside, "index of a chunk record", at.saturating_add(72), index, "a chunk of its blob")?;
-            records.push(Place::of(&chunk, n, at)?);
-        }
-        records.sort_unstable_by_key(Place::key);
-        check_unique(bootstrap, &records)?;
-        Ok(Self { keys: records.iter().map(Place::key).collect() })
+        Ok(Self { keys: places(bootstrap)?.iter().map(Place::key).collect() })
     }
 
     /// The record of `reference`, whose blob, index and block all agree with it.
@@ -141,6 +111,75 @@ fn key(blob: u32, chunk: u32) -> u32 {
 /// Blobs whose chunks need not lie in the order of their numbers: they are put together from chunks that have places already.
 const UNORDERED: BlobFeatures = BlobFeatures::EXTERNAL.union(BlobFeatures::CHUNKDICT_GENERATED);
 
+/// Where the chunks of all records lie, in the order of blobs and chunks, checked as [`ChunkIndex::build`] says.
+fn places<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>) -> Result<Vec<Place>, FormatError> {
+    let superblock = bootstrap.superblock();
+    if superblock.flags.contains(SuperFlags::TARFS) {
+        return Err(FormatError::Unsupported { what: "looking up chunks of a tarfs" });
+    }
+    let records = superblock.chunk_table_records;
+    let count = u32::try_from(records).ok().ok_or(FormatError::Limit {
+        what: "chunk table",
+        found: records,
+        limit: u32::MAX.into(),
+    })?;
+    // Sorted together with their places: reading records again in the order of their numbers would miss the cache each time.
+    let mut records = Vec::with_capacity(count as usize);
+    for n in 0..count {
+        let chunk = bootstrap.chunk_record(n.into())?;
+        let blob = usize::try_from(chunk.blob).ok().and_then(|blob| bootstrap.blobs().get(blob));
+        let at = bootstrap.chunk_record_offset(n.into());
+        let found = chunk.blob.into();
+        let blob = blob.ok_or(FormatError::Value {
+            what: "blob of a chunk record",
+            at: at.saturating_add(32),
+            found,
+            expected: "a blob of the image",
+        })?;
+        let inside = chunk.index < blob.chunk_count;
+        let index = chunk.index.into();
+        require(inside, "index of a chunk record", at.saturating_add(72), index, "a chunk of its blob")?;
+        records.push(Place::of(&chunk, n, at)?);
+    }
+    records.sort_unstable_by_key(Place::key);
+    check_unique(bootstrap, &records)?;
+    Ok(records)
+}
+
+/// All chunks of an image for checking every reference to them: twice the memory of a [`ChunkIndex`], and records are read once,
+/// in their order, instead of once for each reference in any order, which is mostly waiting for memory.
+#[derive(Debug)]
+pub(crate) struct CheckedChunks {
+    places: Vec<Place>,
+    /// Position behind the chunk found last: files mostly use chunks in the order of their numbers.
+    next: usize,
+}
+
+impl CheckedChunks {
+    /// Checks all records, also their ranges. Errors: as of [`ChunkIndex::build`] and [`ChunkIndex::resolve`].
+    pub(crate) fn new<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>) -> Result<Self, FormatError> {
+        let places = places(bootstrap)?;
+        for n in 0..bootstrap.superblock().chunk_table_records {
+            check_ranges(bootstrap, &bootstrap.chunk_record(n)?, bootstrap.chunk_record_offset(n))?;
+        }
+        Ok(Self { places, next: 0 })
+    }
+
+    /// Size of the chunk that `reference` names, in bytes after decompression. Errors: [`FormatError::NoSuchChunk`].
+    pub(crate) fn size(&mut self, reference: ChunkRef) -> Result<u32, FormatError> {
+        let ChunkRef { blob, chunk, block } = reference;
+        let none = FormatError::NoSuchChunk { blob, chunk, block };
+        let wanted = (blob <= 0xFF && chunk <= 0xFF_FFFF).then(|| key(blob, chunk)).ok_or(none.clone())?;
+        let is_next = self.places.get(self.next).is_some_and(|place| place.chunk == wanted);
+        if !is_next {
+            self.next = self.places.partition_point(|place| place.chunk < wanted);
+        }
+        let place = self.places.get(self.next).filter(|place| place.chunk == wanted && place.block == block);
+        self.next += 1;
+        place.map(|place| place.size).ok_or(none)
+    }
+}
+
 /// Where one record's chunk lies when decompressed.
 #[derive(Debug, Clone, Copy)]
 struct Place {
@@ -148,9 +187,9 @@ struct Place {
     chunk: u32,
     /// Number of the record.
     record: u32,
-    /// First block of 4096 bytes and how many the chunk touches.
+    /// First block of 4096 bytes, and bytes.
     block: u32,
-    blocks: u32,
+    size: u32,
 }
 
 impl Place {
@@ -164,8 +203,7 @@ impl Place {
             found: start,
             expected: "a multiple of 4096 below 2^44",
         })?;
-        let blocks = chunk.uncompressed_size.div_ceil(4096);
-        Ok(Self { chunk: key(chunk.blob, chunk.index), record, block, blocks })
+        Ok(Self { chunk: key(chunk.blob, chunk.index), record, block, size: chunk.uncompressed_size })
     }
 
     /// What [`ChunkIndex`] keeps.
@@ -240,7 +278,8 @@ fn check_behind<B: AsRef<[u8]>>(
 ) -> Result<(), FormatError> {
     let at = bootstrap.chunk_record_offset(place.record.into()).saturating_add(56);
     let found = u64::from(place.block) * BLOCK;
-    let good = last.block.checked_add(last.blocks).is_some_and(|end| end <= place.block);
+    let end = last.block.checked_add(last.size.div_ceil(4096));
+    let good = end.is_some_and(|end| end <= place.block);
     require(good, "uncompressed offset of a chunk record", at, found, "a place behind the chunk before")
 }
 
