@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use blob_cache::{BlobCache, CacheOptions};
+use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rafs_builder::create::Input;
@@ -118,6 +119,23 @@ fn a_cold_byte_costs_one_request_and_a_ready_one_none() {
         assert_eq!(mounted.read(nid, offset, size).unwrap(), [0; 0]);
     }
     assert_eq!(mounted.reader.requests().len(), 5);
+}
+
+#[test]
+fn a_cold_read_that_was_begun_elsewhere_ends_in_the_runtime() {
+    let content = testkit::blob::pattern(2, 20_000);
+    let mounted =
+        Mounted::new(&image::of_files(&[("f", &content)], &image::options(4096, Compressor::Zstd))).unwrap();
+    let nid = mounted.find("f").unwrap();
+    mounted.reader.set(Mood::Hanging);
+    let Read::Cold(cold) = mounted.rafs.read(nid, 0, &mut [0; 20_000]).unwrap() else { panic!("ready") };
+    assert!(cold.is_short());
+    let mut reading = Box::pin(cold.complete());
+    let inside = mounted.runtime.enter();
+    assert!(reading.as_mut().now_or_never().is_none());
+    drop(inside);
+    mounted.reader.release();
+    assert!(mounted.runtime.block_on(reading).unwrap() == content);
 }
 
 #[test]
