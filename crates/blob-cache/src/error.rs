@@ -48,6 +48,12 @@ pub enum CacheError {
         #[source]
         source: std::io::Error,
     },
+    #[error("blob {blob} cannot be decrypted")]
+    Key {
+        blob: String,
+        #[source]
+        source: CodecError,
+    },
     #[error("blob {blob}: reading the data of {kind} blobs is not supported by this version yet")]
     Unsupported { blob: String, kind: &'static str },
 }

@@ -15,22 +15,22 @@ mod ready;
 
 pub use error::CacheError;
 
-use blob_storage::{BlobReader, Priority};
+use blob_storage::{BackendError, BlobReader, Priority};
 use bytes::Bytes;
 use disk::Disk;
 use flight::Flights;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use rafs_codec::Decoder;
-use rafs_format::{Blob, Chunk, ChunkFlags, FormatError};
+use rafs_codec::{CodecError, Decoder, UnitCodec, UnitError};
+use rafs_format::blob_units::{Unit, UnitTable};
+use rafs_format::{Blob, Chunk, FormatError};
 use rafs_merkle::VerifiedChunk;
 use ready::ReadyMap;
-use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 /// Longest chunk that is decoded and hashed on the thread that asked; longer ones go to the runtime.
 const SHORT: u32 = 128 << 10;
@@ -108,6 +108,11 @@ pub struct BlobCache {
     disk: Option<Disk>,
     ready: ReadyMap,
     flights: Flights,
+    codec: UnitCodec,
+    /// Of a blob with batches: where its units are. Read with the first chunk; a failure is not remembered.
+    table: OnceCell<UnitTable>,
+    /// The batch that was decoded last, unverified, by its first stored byte: files that lie together in a batch are read together.
+    last_batch: Mutex<Option<(u64, Bytes)>>,
     /// Idle decoders, at most one for each thread that ever decoded at once.
     decoders: Mutex<Vec<Decoder>>,
     budget: Semaphore,
@@ -125,24 +130,25 @@ impl BlobCache {
         reader: Arc<dyn BlobReader>,
         options: CacheOptions,
     ) -> Result<Self, CacheError> {
-        refuse_special(blob)?;
+        let codec = codec(blob)?;
         let (disk, hints) = Disk::open(work_dir, blob)?;
-        Ok(Self::new(blob, reader, options, Some(disk), ReadyMap::new(blob.chunk_count, &hints)))
+        Ok(Self::new(blob, reader, options, codec, Some((disk, hints))))
     }
 
     /// A cache that keeps nothing: each read fetches and verifies. Errors: the blob is of a kind that cannot be decoded.
     pub fn without_disk(blob: &Blob, reader: Arc<dyn BlobReader>) -> Result<Self, CacheError> {
-        refuse_special(blob)?;
-        Ok(Self::new(blob, reader, CacheOptions::default(), None, ReadyMap::new(blob.chunk_count, &[])))
+        Ok(Self::new(blob, reader, CacheOptions::default(), codec(blob)?, None))
     }
 
     fn new(
         blob: &Blob,
         reader: Arc<dyn BlobReader>,
         options: CacheOptions,
-        disk: Option<Disk>,
-        ready: ReadyMap,
+        codec: UnitCodec,
+        disk: Option<(Disk, Vec<u8>)>,
     ) -> Self {
+        let (disk, hints) = disk.unzip();
+        let ready = ReadyMap::new(blob.chunk_count, &hints.unwrap_or_default());
         let units = usize::try_from(BUDGET / BUDGET_UNIT).unwrap_or(usize::MAX);
         Self {
             blob: blob.clone(),
@@ -151,6 +157,9 @@ impl BlobCache {
             disk,
             ready,
             flights: Flights::default(),
+            codec,
+            table: OnceCell::new(),
+            last_batch: Mutex::default(),
             decoders: Mutex::default(),
             budget: Semaphore::new(units),
             counters: Counters::default(),
@@ -300,37 +309,78 @@ impl BlobCache {
         if let Some(found) = self.load(chunk) {
             return Ok(found);
         }
-        let stored = self.stored_range(chunk)?;
-        let bytes = u64::from(chunk.compressed_size) + u64::from(chunk.uncompressed_size);
-        let units = u32::try_from(bytes.min(BUDGET).div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
-        // Closed never.
-        let _room = self.budget.acquire_many(units).await.ok();
-        let stored = self.reader.read(stored, Priority::OnDemand).await;
-        let stored = stored.map_err(|source| CacheError::Backend {
-            blob: self.blob.id.to_string(),
-            chunk: chunk.index,
-            source,
-        })?;
-        self.counters.fetches.fetch_add(1, Ordering::Relaxed);
-        self.counters.fetched_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
-        let plain = self.decode(chunk, stored)?;
-        let verified = self.verify(chunk, plain)?;
+        let table = self.table(chunk).await?;
+        let unit = self.codec.unit(&self.blob, chunk, table);
+        let unit = unit.map_err(|source| self.wrong_place(chunk, source))?;
+        let plain = match table.and_then(|_| self.remembered(&unit)) {
+            Some(batch) => batch,
+            None => self.fetch_unit(chunk, &unit).await?,
+        };
+        if table.is_some() {
+            *self.last_batch.lock() = Some((unit.compressed.start, plain.clone()));
+        }
+        let whole = unit.start == 0 && plain.len() == chunk.uncompressed_size as usize;
+        let plain = if whole { plain } else { self.cut(chunk, &unit, &plain)? };
+        let verified = self.verify(chunk, plain.into())?;
         self.keep(chunk, &verified);
         Ok(verified)
     }
 
-    /// Stored bytes of `chunk` as a range of the blob. The chunk table was checked when the chunk was looked up; here it is made sure that
-    /// no caller forgot to.
-    fn stored_range(&self, chunk: &Chunk) -> Result<Range<u64>, CacheError> {
-        let end = chunk.compressed_offset.checked_add(chunk.compressed_size.into());
-        let plain_end = chunk.uncompressed_offset.checked_add(chunk.uncompressed_size.into());
-        let inside = chunk.index < self.blob.chunk_count
-            && (1..=self.blob.chunk_size).contains(&chunk.uncompressed_size)
-            && plain_end.is_some_and(|end| end <= self.blob.uncompressed_size);
-        match end.filter(|&end| inside && end <= self.blob.data_end()) {
-            Some(end) => Ok(chunk.compressed_offset..end),
-            None => Err(self.out_of_bounds(chunk)),
-        }
+    /// The table of units of a blob with batches, which comes with the first chunk.
+    async fn table(&self, chunk: &Chunk) -> Result<Option<&UnitTable>, CacheError> {
+        let Some(range) = self.codec.table_range(&self.blob) else { return Ok(None) };
+        let load = || async {
+            let bytes = self.reader.read(range, Priority::OnDemand).await;
+            let bytes = bytes.map_err(|source| self.unreachable(chunk, source))?;
+            self.codec.table(&self.blob, &bytes).map_err(|error| match error {
+                UnitError::Format(source) => self.wrong_place(chunk, source),
+                UnitError::Codec(source) => self.undecodable(chunk, source),
+            })
+        };
+        self.table.get_or_try_init(load).await.map(Some)
+    }
+
+    /// The plain bytes of a batch, when it is the last one that was decoded.
+    fn remembered(&self, unit: &Unit) -> Option<Bytes> {
+        let last = self.last_batch.lock();
+        let (start, plain) = last.as_ref()?;
+        (*start == unit.compressed.start && plain.len() == unit.uncompressed_size as usize)
+            .then(|| plain.clone())
+    }
+
+    /// Fetches, decrypts and decompresses a unit. Its bytes are *unverified*.
+    async fn fetch_unit(&self, chunk: &Chunk, unit: &Unit) -> Result<Bytes, CacheError> {
+        let bytes = (unit.compressed.end - unit.compressed.start) + u64::from(unit.uncompressed_size);
+        let units = u32::try_from(bytes.min(BUDGET).div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
+        // Closed never.
+        let _room = self.budget.acquire_many(units).await.ok();
+        let stored = self.reader.read(unit.compressed.clone(), Priority::OnDemand).await;
+        let stored = stored.map_err(|source| self.unreachable(chunk, source))?;
+        self.counters.fetches.fetch_add(1, Ordering::Relaxed);
+        self.counters.fetched_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
+        let mut decoder = self.decoders.lock().pop().unwrap_or_default();
+        let plain = self.codec.decode(&mut decoder, unit, stored.into());
+        self.decoders.lock().push(decoder);
+        plain.map(Bytes::from).map_err(|source| self.undecodable(chunk, source))
+    }
+
+    /// The bytes of `chunk` in a decoded unit.
+    fn cut(&self, chunk: &Chunk, unit: &Unit, plain: &Bytes) -> Result<Bytes, CacheError> {
+        let end = unit.start.saturating_add(chunk.uncompressed_size);
+        let range = unit.start as usize..end as usize;
+        if range.end <= plain.len() { Ok(plain.slice(range)) } else { Err(self.out_of_bounds(chunk)) }
+    }
+
+    fn unreachable(&self, chunk: &Chunk, source: BackendError) -> CacheError {
+        CacheError::Backend { blob: self.blob.id.to_string(), chunk: chunk.index, source }
+    }
+
+    fn undecodable(&self, chunk: &Chunk, source: CodecError) -> CacheError {
+        CacheError::Codec { blob: self.blob.id.to_string(), chunk: chunk.index, source }
+    }
+
+    fn wrong_place(&self, chunk: &Chunk, source: FormatError) -> CacheError {
+        CacheError::Bounds { blob: self.blob.id.to_string(), chunk: chunk.index, source }
     }
 
     fn out_of_bounds(&self, chunk: &Chunk) -> CacheError {
@@ -340,21 +390,7 @@ impl BlobCache {
             size: chunk.compressed_size.into(),
             limit: self.blob.data_end(),
         };
-        CacheError::Bounds { blob: self.blob.id.to_string(), chunk: chunk.index, source }
-    }
-
-    fn decode(&self, chunk: &Chunk, stored: Bytes) -> Result<Vec<u8>, CacheError> {
-        if !chunk.flags.contains(ChunkFlags::COMPRESSED) && stored.len() == chunk.uncompressed_size as usize {
-            return Ok(stored.into());
-        }
-        let mut decoder = self.decoders.lock().pop().unwrap_or_default();
-        let plain = decoder.decode(self.blob.compressor, &stored, chunk.uncompressed_size as usize);
-        self.decoders.lock().push(decoder);
-        plain.map_err(|source| CacheError::Codec {
-            blob: self.blob.id.to_string(),
-            chunk: chunk.index,
-            source,
-        })
+        self.wrong_place(chunk, source)
     }
 
     fn verify(&self, chunk: &Chunk, plain: Vec<u8>) -> Result<VerifiedChunk, CacheError> {
@@ -390,10 +426,10 @@ pub fn is_short(uncompressed_size: u32) -> bool {
     uncompressed_size <= SHORT
 }
 
-/// Refuses blobs whose chunks this version cannot decode.
-fn refuse_special(blob: &Blob) -> Result<(), CacheError> {
-    match blob.special_kind() {
-        None => Ok(()),
-        Some(kind) => Err(CacheError::Unsupported { blob: blob.id.to_string(), kind }),
+/// How the units of `blob` are decoded. Refuses blobs that this version cannot decode.
+fn codec(blob: &Blob) -> Result<UnitCodec, CacheError> {
+    if let Some(kind) = blob.special_kind() {
+        return Err(CacheError::Unsupported { blob: blob.id.to_string(), kind });
     }
+    UnitCodec::new(blob).map_err(|source| CacheError::Key { blob: blob.id.to_string(), source })
 }

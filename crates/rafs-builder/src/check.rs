@@ -4,8 +4,8 @@
 //! image: each thread holds one run of chunks. Problems are collected, not only the first one reported, and a bad chunk is
 //! reported with a file that uses it.
 
-use crate::data::{self, BadChunk, BlobError, ChunkError, ChunkReader};
-use crate::open::{BlobFile, BlobSource, Image};
+use crate::data::{self, BadChunk, BlobError, ChunkError, ChunkReader, OpenBlob};
+use crate::open::{BlobSource, Image};
 use crate::sections::{self, Coding, Section};
 use blob_storage::BackendError;
 use rafs_codec::{CodecError, Decoder};
@@ -333,7 +333,7 @@ pub fn data(image: &Image, source: &BlobSource, threads: usize) -> Result<DataRe
     let mut report = DataReport::default();
     for ((number, blob), records) in (0u32..).zip(image.blobs()).zip(&by_blob) {
         match data::open(blob, source) {
-            Ok(file) => check_blob(&OneBlob { image, number, blob, file, records }, threads, &found)?,
+            Ok(open) => check_blob(&OneBlob { image, number, blob, open, records }, threads, &found)?,
             Err(source) => add(&found, (number, 0), Problem::Open { source }),
         }
         report.chunks += records.len() as u64;
@@ -403,7 +403,7 @@ struct OneBlob<'a> {
     image: &'a Image,
     number: u32,
     blob: &'a Blob,
-    file: BlobFile,
+    open: OpenBlob,
     /// In order of their index.
     records: &'a [Record],
 }
@@ -450,7 +450,7 @@ fn check_blob(one: &OneBlob<'_>, threads: usize, found: &Mutex<Found>) -> Result
 /// Checks size, chunk table and id of a blob.
 fn check_whole(one: &OneBlob<'_>, found: &Mutex<Found>) -> Result<(), FormatError> {
     let blob = one.blob;
-    let size = match one.file.size() {
+    let size = match one.open.file.size() {
         Ok(size) => size,
         Err(source) => {
             add(found, (one.number, 0), Problem::Read { blob: blob.id.clone(), source });
@@ -519,7 +519,7 @@ fn check_table(one: &OneBlob<'_>) -> Result<Result<(), TableError>, FormatError>
 fn read_table(one: &OneBlob<'_>) -> Result<Vec<u8>, TableError> {
     let meta = one.blob.meta;
     let end = meta.compressed_offset.saturating_add(meta.compressed_size);
-    let read = |range| one.file.read(range).map_err(|source| TableError::Read { source });
+    let read = |range| one.open.file.read(range).map_err(|source| TableError::Read { source });
     let header = read(end..end.saturating_add(blob_meta::HEADER_SIZE as u64))?;
     Header::parse(&header, one.blob).map_err(|source| TableError::Format { source })?;
     let stored = read(meta.compressed_offset..end)?;
@@ -544,7 +544,7 @@ fn check_toc(one: &OneBlob<'_>, size: u64, found: &Mutex<Found>) {
     let blob = one.blob;
     let start = size.checked_sub(u64::from(blob.toc_size)).filter(|_| blob.toc_digest != Digest([0; 32]));
     let Some(start) = start.filter(|&start| start < size) else { return };
-    match one.file.read(start..size) {
+    match one.open.file.read(start..size) {
         Ok(bytes) if <[u8; 32]>::from(Sha256::digest(&bytes)) == blob.toc_digest.0 => {}
         Ok(_) => add(found, (one.number, u64::MAX), Problem::Toc { blob: blob.id.clone(), at: start }),
         Err(source) => {
@@ -559,7 +559,7 @@ fn check_sections(one: &OneBlob<'_>, size: u64) -> Result<Result<(), Problem>, B
     let problem = |name: &[u8], end, source| {
         Ok(Err(Problem::Section { blob: one.blob.id.clone(), name: name.to_vec(), end, source }))
     };
-    let mut read = |range: Range<u64>| one.file.read(range).map(|bytes| bytes.to_vec());
+    let mut read = |range: Range<u64>| one.open.file.read(range).map(|bytes| bytes.to_vec());
     let mut all = Vec::new();
     let mut end = size;
     while end > 0 {
@@ -633,7 +633,7 @@ fn check_id(one: &OneBlob<'_>, size: u64, found: &Mutex<Found>) {
     if !is_digest || one.blob.features.contains(BlobFeatures::HAS_TOC) {
         return;
     }
-    match hash(0..size, &mut |range| one.file.read(range)) {
+    match hash(0..size, &mut |range| one.open.file.read(range)) {
         Ok(digest) if digest.to_string() == id => {}
         Ok(found_id) => {
             add(found, (one.number, u64::MAX), Problem::Id { blob: one.blob.id.clone(), found: found_id });
@@ -671,7 +671,7 @@ fn check_part(
     let mut bytes = 0;
     for run in data::runs(&chunks) {
         let Some(run) = chunks.get(run) else { continue };
-        reader.read_run(one.blob, &one.file, run, &mut |chunk, plain| {
+        reader.read_run(one.blob, &one.open, run, &mut |chunk, plain| {
             bytes += u64::from(chunk.uncompressed_size);
             let checked = plain.and_then(|plain| {
                 check_crc(chunk, plain.bytes()).map_err(|source| data::bad_chunk(one.blob, chunk, source))

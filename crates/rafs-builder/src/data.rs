@@ -5,8 +5,10 @@
 
 use crate::open::{BlobFile, BlobSource, Image};
 use blob_storage::BackendError;
-use rafs_codec::{CodecError, Decoder};
-use rafs_format::{Blob, BlobId, Chunk, ChunkFlags, Compressor};
+use bytes::Bytes;
+use rafs_codec::{CodecError, Decoder, UnitCodec, UnitError};
+use rafs_format::blob_units::{Unit, UnitTable};
+use rafs_format::{Blob, BlobId, Chunk, FormatError};
 use rafs_merkle::{DigestMismatch, VerifiedChunk};
 use std::ops::Range;
 
@@ -24,6 +26,12 @@ pub enum BlobError {
     Unsupported { id: BlobId, kind: &'static str },
     #[error("cannot open blob {id}")]
     Open { id: BlobId, source: BackendError },
+    #[error("blob {id} cannot be decrypted")]
+    Key { id: BlobId, source: CodecError },
+    #[error("cannot read the chunk table of blob {id}")]
+    ReadTable { id: BlobId, source: BackendError },
+    #[error("chunk table of blob {id}")]
+    Table { id: BlobId, source: UnitError },
 }
 
 /// Why one chunk is not what the bootstrap says.
@@ -31,10 +39,8 @@ pub enum BlobError {
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages name the fields")]
 pub enum ChunkError {
-    #[error("stored range {start:#x} + {size:#x} runs past the end of chunk data at {limit:#x}")]
-    Outside { start: u64, size: u64, limit: u64 },
-    #[error("{what} is {found}, expected 1 to {limit}")]
-    Size { what: &'static str, found: u32, limit: u32 },
+    #[error("its place is wrong")]
+    Place { source: FormatError },
     #[error("it cannot be read")]
     Read { source: BackendError },
     #[error("it does not decode")]
@@ -57,34 +63,36 @@ pub struct BadChunk {
     pub source: ChunkError,
 }
 
-/// Opens `blob` for reading its chunks.
-pub fn open(blob: &Blob, source: &BlobSource) -> Result<BlobFile, BlobError> {
+/// A blob open for reading its chunks: the file, and what is needed to find and decode its units.
+#[derive(Debug)]
+pub struct OpenBlob {
+    /// The blob as it is stored.
+    pub file: BlobFile,
+    codec: UnitCodec,
+    table: Option<UnitTable>,
+}
+
+/// Opens `blob` for reading its chunks. Of a blob with batches the chunk table is read, too.
+pub fn open(blob: &Blob, source: &BlobSource) -> Result<OpenBlob, BlobError> {
+    let id = || blob.id.clone();
     if let Some(kind) = blob.special_kind() {
-        return Err(BlobError::Unsupported { id: blob.id.clone(), kind });
+        return Err(BlobError::Unsupported { id: id(), kind });
     }
-    source.open(&blob.id).map_err(|source| BlobError::Open { id: blob.id.clone(), source })
+    let codec = UnitCodec::new(blob).map_err(|source| BlobError::Key { id: id(), source })?;
+    let file = source.open(&blob.id).map_err(|source| BlobError::Open { id: id(), source })?;
+    let table = match codec.table_range(blob) {
+        Some(range) => {
+            let bytes = file.read(range).map_err(|source| BlobError::ReadTable { id: id(), source })?;
+            Some(codec.table(blob, &bytes).map_err(|source| BlobError::Table { id: id(), source })?)
+        }
+        None => None,
+    };
+    Ok(OpenBlob { file, codec, table })
 }
 
 /// Opens all blobs of an image, in table order.
-pub fn open_all(image: &Image, source: &BlobSource) -> Result<Vec<BlobFile>, BlobError> {
+pub fn open_all(image: &Image, source: &BlobSource) -> Result<Vec<OpenBlob>, BlobError> {
     image.blobs().iter().map(|blob| open(blob, source)).collect()
-}
-
-/// Checks that the ranges of `chunk` lie within what `blob` can hold, before anything is read or allocated.
-fn check_ranges(blob: &Blob, chunk: &Chunk) -> Result<(), ChunkError> {
-    let limit = blob.chunk_size;
-    for (what, found) in
-        [("stored size", chunk.compressed_size), ("uncompressed size", chunk.uncompressed_size)]
-    {
-        if found == 0 || found > limit {
-            return Err(ChunkError::Size { what, found, limit });
-        }
-    }
-    let (start, size) = (chunk.compressed_offset, u64::from(chunk.compressed_size));
-    match start.checked_add(size) {
-        Some(end) if end <= blob.data_end() => Ok(()),
-        _ => Err(ChunkError::Outside { start, size, limit: blob.data_end() }),
-    }
 }
 
 /// Cuts `chunks` into runs to be read in one request each: same blob, ascending, close together.
@@ -118,6 +126,8 @@ fn joins(first: &Chunk, last: &Chunk, next: &Chunk) -> bool {
 #[derive(Default)]
 pub struct ChunkReader {
     decoder: Decoder,
+    /// The batch decoded last, unverified, with its blob and first stored byte.
+    batch: Option<(BlobId, u64, Bytes)>,
 }
 
 impl std::fmt::Debug for ChunkReader {
@@ -127,36 +137,59 @@ impl std::fmt::Debug for ChunkReader {
 }
 
 impl ChunkReader {
-    /// Reads one run of chunks of `blob` from `file` and hands each to `each`, in order, with its plain bytes or what is
+    /// Reads one run of chunks of `blob` from `open` and hands each to `each`, in order, with its plain bytes or what is
     /// wrong with it. When the run cannot be read as a whole its chunks are read one by one, so that the bad one is found.
     pub fn read_run(
         &mut self,
         blob: &Blob,
-        file: &BlobFile,
+        open: &OpenBlob,
         run: &[Chunk],
         each: &mut dyn FnMut(&Chunk, Result<VerifiedChunk, BadChunk>),
     ) {
-        let bad = run.iter().any(|chunk| check_ranges(blob, chunk).is_err());
-        let whole = whole_range(run).filter(|_| !bad && run.len() > 1);
-        let bytes = whole.and_then(|range| Some((range.start, file.read(range).ok()?)));
+        let unit = |chunk| open.codec.unit(blob, chunk, open.table.as_ref());
+        let sound = run.iter().all(|chunk| unit(chunk).is_ok());
+        let whole = whole_range(run).filter(|_| sound && open.table.is_none() && run.len() > 1);
+        let bytes = whole.and_then(|range| Some((range.start, open.file.read(range).ok()?)));
         for chunk in run {
-            let stored = match &bytes {
-                Some((start, bytes)) => Ok(slice(bytes, *start, chunk)),
-                None => read_one(blob, file, chunk),
-            };
-            let plain = stored.and_then(|stored| self.verify(blob, chunk, &stored));
+            let unit = unit(chunk).map_err(|source| ChunkError::Place { source });
+            let plain = unit.and_then(|unit| {
+                let stored = bytes.as_ref().map(|(start, bytes)| slice(bytes, *start, &unit));
+                self.plain(blob, open, chunk, &unit, stored)
+            });
             each(chunk, plain.map_err(|source| bad_chunk(blob, chunk, source)));
         }
     }
 
-    /// The plain bytes of `chunk`, decoded from `stored` and hashed.
-    fn verify(&mut self, blob: &Blob, chunk: &Chunk, stored: &[u8]) -> Result<VerifiedChunk, ChunkError> {
-        let compressed = chunk.flags.contains(ChunkFlags::COMPRESSED);
-        let by = if compressed { blob.compressor } else { Compressor::None };
-        let size = usize::try_from(chunk.uncompressed_size).unwrap_or(usize::MAX);
-        let plain = self.decoder.decode(by, stored, size).map_err(|source| ChunkError::Decode { source })?;
-        VerifiedChunk::verify(plain, blob.digester, chunk.digest)
-            .map_err(|source| ChunkError::Digest { source })
+    /// The plain bytes of `chunk`, which lies in `unit`, hashed. `stored`: the bytes of the unit where they were read already.
+    fn plain(
+        &mut self,
+        blob: &Blob,
+        open: &OpenBlob,
+        chunk: &Chunk,
+        unit: &Unit,
+        stored: Option<Bytes>,
+    ) -> Result<VerifiedChunk, ChunkError> {
+        let start = unit.compressed.start;
+        let last = self.batch.as_ref().filter(|(id, at, _)| *at == start && *id == blob.id);
+        let plain = match last {
+            Some((_, _, plain)) => plain.clone(),
+            None => {
+                let read = || open.file.read(unit.compressed.clone());
+                let stored = stored.map_or_else(read, Ok).map_err(|source| ChunkError::Read { source })?;
+                let plain = open.codec.decode(&mut self.decoder, unit, stored.into());
+                Bytes::from(plain.map_err(|source| ChunkError::Decode { source })?)
+            }
+        };
+        let from = unit.start as usize;
+        let end = from.saturating_add(chunk.uncompressed_size as usize).min(plain.len());
+        let verified = if from == 0 && end == plain.len() && open.table.is_none() {
+            VerifiedChunk::verify(plain.into(), blob.digester, chunk.digest)
+        } else {
+            let part = plain.slice(from.min(end)..end).to_vec();
+            self.batch = Some((blob.id.clone(), start, plain));
+            VerifiedChunk::verify(part, blob.digester, chunk.digest)
+        };
+        verified.map_err(|source| ChunkError::Digest { source })
     }
 }
 
@@ -178,24 +211,16 @@ fn whole_range(run: &[Chunk]) -> Option<Range<u64>> {
     Some(run.first()?.compressed_offset..end)
 }
 
-/// The stored bytes of `chunk` out of a run that starts at `start`.
-fn slice(bytes: &bytes::Bytes, start: u64, chunk: &Chunk) -> bytes::Bytes {
-    let from = usize::try_from(chunk.compressed_offset - start).unwrap_or(usize::MAX).min(bytes.len());
-    let size = usize::try_from(chunk.compressed_size).unwrap_or(usize::MAX);
-    bytes.slice(from..from.saturating_add(size).min(bytes.len()))
-}
-
-/// Reads the stored bytes of one chunk.
-fn read_one(blob: &Blob, file: &BlobFile, chunk: &Chunk) -> Result<bytes::Bytes, ChunkError> {
-    check_ranges(blob, chunk)?;
-    let end = chunk.compressed_offset + u64::from(chunk.compressed_size);
-    file.read(chunk.compressed_offset..end).map_err(|source| ChunkError::Read { source })
+/// The stored bytes of `unit` out of a run that starts at `start`.
+fn slice(bytes: &Bytes, start: u64, unit: &Unit) -> Bytes {
+    let at = |at: u64| usize::try_from(at.saturating_sub(start)).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.slice(at(unit.compressed.start)..at(unit.compressed.end))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rafs_format::Digest;
+    use rafs_format::{ChunkFlags, Digest};
 
     fn chunk(blob: u32, compressed_offset: u64, compressed_size: u32) -> Chunk {
         Chunk {

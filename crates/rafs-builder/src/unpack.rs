@@ -9,8 +9,8 @@
 mod dir;
 mod tar;
 
-use crate::data::{self, BadChunk, BlobError, ChunkReader};
-use crate::open::{BlobFile, BlobSource, Image};
+use crate::data::{self, BadChunk, BlobError, ChunkReader, OpenBlob};
+use crate::open::{BlobSource, Image};
 use rafs_format::check::Visit;
 use rafs_format::{Bootstrap, Chunk, ChunkIndex, FileType, FormatError, Inode, Nid};
 use rafs_merkle::VerifiedChunk;
@@ -103,7 +103,7 @@ pub fn tar_to(
 struct Plan<'a> {
     image: &'a Image,
     /// In table order.
-    blobs: &'a [BlobFile],
+    blobs: &'a [OpenBlob],
     threads: usize,
     stop: &'a AtomicBool,
 }

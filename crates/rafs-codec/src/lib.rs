@@ -1,6 +1,12 @@
 //! Chunk compression. Output is bounded by the caller, always: a frame that wants to be longer than it should is an error, never memory.
 //! Knows nothing of chunks, blobs or digests. No I/O.
 
+mod cipher;
+mod units;
+
+pub use cipher::Key;
+pub use units::{UnitCodec, UnitError};
+
 use rafs_format::Compressor;
 use std::fmt;
 use std::io::{self, Read};
@@ -16,6 +22,10 @@ pub enum CodecError {
     Length { codec: &'static str, found: usize, expected: usize },
     #[error("{codec}: {plain} bytes do not encode: {reason}")]
     Encode { codec: &'static str, plain: usize, reason: String },
+    #[error("cipher {cipher} is not one of blobs, or its key cannot be used")]
+    Cipher { cipher: &'static str },
+    #[error("{stored} encrypted bytes cannot be decrypted: 16 are the least")]
+    Encrypted { stored: usize },
     #[error("{codec} is read, never written")]
     ReadOnly { codec: &'static str },
 }

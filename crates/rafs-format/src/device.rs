@@ -62,13 +62,11 @@ impl Blob {
         self.meta.compressed_offset.saturating_sub(header)
     }
 
-    /// The name of a kind of blob whose chunks are not each stored by themselves, as compressed bytes; `None` for ordinary blobs.
+    /// The name of a kind of blob whose data is not in units of its own, compressed and perhaps encrypted; `None` for all others.
     pub fn special_kind(&self) -> Option<&'static str> {
         let kinds = [
             (BlobFeatures::TARFS, "tarfs"),
             (BlobFeatures::ZRAN, "zran"),
-            (BlobFeatures::ENCRYPTED, "encrypted"),
-            (BlobFeatures::BATCH, "batch"),
             (BlobFeatures::EXTERNAL, "external"),
         ];
         kinds.into_iter().find(|(bit, _)| self.features.contains(*bit)).map(|(_, kind)| kind)

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blob_meta;
+pub mod blob_units;
 pub mod check;
 pub mod chunk;
 pub mod device;

@@ -1,0 +1,204 @@
+//! Where chunks of a blob with batches are stored: several small ones compressed as one *unit*, which only the chunk table of the blob itself
+//! tells. docs/format.md, "Chunk table of a blob".
+//!
+//! The table is not covered by any digest; a wrong one leads to bytes that do not hash to their chunk's digest, never further than
+//! the ranges checked here.
+
+use crate::layout::BlobMetaHeader;
+use crate::read::{require, structure};
+use crate::{Blob, Chunk, ChunkFlags, FormatError};
+use std::ops::Range;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Size of a version 2 entry, in bytes.
+const ENTRY_SIZE: u64 = size_of::<ChunkEntry>() as u64;
+/// Stored bytes that encryption may add to a unit.
+const PADDING: u32 = 18;
+
+/// Version 2 entry of the chunk table of a blob, 24 bytes.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct ChunkEntry {
+    /// 0: bits 0..32 uncompressed offset in blocks; 32..56 uncompressed size - 1; 56..64 flags.
+    uncompressed: U64,
+    /// 8: bits 0..40 compressed offset; 40..64 compressed size.
+    compressed: U64,
+    /// 16: of a batch: offset in its plain bytes.
+    start: U32,
+    /// 20: of a batch: its number.
+    batch: U32,
+}
+const _: () = assert!(size_of::<ChunkEntry>() == 24);
+
+/// One batch, 40 bytes.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct BatchEntry {
+    /// 0: length as stored.
+    compressed_size: U32,
+    /// 4: length after decompression.
+    uncompressed_size: U32,
+    /// 8: 0.
+    reserved: [u8; 32],
+}
+const _: () = assert!(size_of::<BatchEntry>() == 40);
+
+const COMPRESSED: u64 = 0x01;
+const BATCH: u64 = 0x04;
+
+/// What is stored as one: a batch, or a chunk by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// Stored bytes, in bytes of the blob.
+    pub compressed: Range<u64>,
+    /// Length after decompression.
+    pub uncompressed_size: u32,
+    /// Is it compressed? Else it is stored as it is.
+    pub is_compressed: bool,
+    /// Where the chunk starts in the decompressed unit.
+    pub start: u32,
+}
+
+impl Unit {
+    /// The unit of `chunk` in a blob without batches: the chunk by itself, as its record says.
+    /// Errors: a record whose ranges leave the blob, or whose sizes are over the blob's chunk size.
+    pub fn of_chunk(blob: &Blob, chunk: &Chunk) -> Result<Self, FormatError> {
+        let (at, size, stored) = (chunk.compressed_offset, chunk.uncompressed_size, chunk.compressed_size);
+        let known = chunk.index < blob.chunk_count;
+        require(known, "index of a chunk", at, chunk.index.into(), "a chunk of the blob")?;
+        let good = (1..=blob.chunk_size).contains(&size);
+        require(good, "size of a chunk", at, size.into(), "1 to the chunk size")?;
+        let good = (1..=blob.chunk_size.max(PADDING)).contains(&stored);
+        require(good, "stored size of a chunk", at, stored.into(), "1 to the chunk size")?;
+        let outside = |what, start, size: u32, limit| FormatError::OutOfBounds {
+            what,
+            start,
+            size: size.into(),
+            limit,
+        };
+        let plain_end = chunk.uncompressed_offset.checked_add(size.into());
+        if plain_end.is_none_or(|end| end > blob.uncompressed_size) {
+            return Err(outside("chunk", chunk.uncompressed_offset, size, blob.uncompressed_size));
+        }
+        match at.checked_add(stored.into()).filter(|&end| end <= blob.data_end()) {
+            Some(end) => Ok(Self {
+                compressed: at..end,
+                uncompressed_size: size,
+                is_compressed: chunk.flags.contains(ChunkFlags::COMPRESSED),
+                start: 0,
+            }),
+            None => Err(outside("stored chunk", at, stored, blob.data_end())),
+        }
+    }
+}
+
+/// The chunk table of a blob with batches, decoded.
+#[derive(Debug, Clone)]
+pub struct UnitTable {
+    bytes: Vec<u8>,
+    entries: u32,
+    contexts: u32,
+    /// Where batches start in the table.
+    context_offset: u64,
+}
+
+impl UnitTable {
+    /// The decompressed `table` with its `header`, which [`crate::blob_meta::Header::parse`] has found to agree with `blob`.
+    pub fn new(table: Vec<u8>, header: &[u8], blob: &Blob) -> Result<Self, FormatError> {
+        let header: &BlobMetaHeader = structure(header, "header of a chunk table", 0)?;
+        let size = table.len() as u64;
+        let expected = blob.meta.uncompressed_size;
+        require(size == expected, "size of a chunk table", 0, size, "what the bootstrap says")?;
+        let entries = u64::from(blob.chunk_count) * ENTRY_SIZE;
+        let at = header.context_offset.get();
+        require(at == entries, "offset of batches in a chunk table", 40, at, "the end of its entries")?;
+        let contexts = header.contexts.get();
+        let end = at.checked_add(u64::from(contexts) * size_of::<BatchEntry>() as u64);
+        let inside = end.is_some_and(|end| end <= size);
+        require(
+            inside,
+            "batches of a chunk table",
+            56,
+            contexts.into(),
+            "as many as the table has room for",
+        )?;
+        Ok(Self { bytes: table, entries: blob.chunk_count, contexts, context_offset: at })
+    }
+
+    /// Where `chunk` of `blob` is stored. Errors: an entry that contradicts the bootstrap, or whose ranges leave blob or batch.
+    pub fn unit(&self, blob: &Blob, chunk: &Chunk) -> Result<Unit, FormatError> {
+        let known = chunk.index < self.entries;
+        require(known, "index of a chunk", 0, chunk.index.into(), "an entry of the chunk table")?;
+        let at = u64::from(chunk.index) * ENTRY_SIZE;
+        let entry: &ChunkEntry = structure(&self.bytes, "entry of a chunk table", at)?;
+        let word = entry.uncompressed.get();
+        let (offset, size) = ((word & 0xFFFF_FFFF) << 12, ((word >> 32) & 0xFF_FFFF) + 1);
+        let said = "what the bootstrap says";
+        require(
+            offset == chunk.uncompressed_offset,
+            "uncompressed offset in a chunk table",
+            at,
+            offset,
+            said,
+        )?;
+        let same = size == u64::from(chunk.uncompressed_size);
+        require(same, "uncompressed size in a chunk table", at, size, said)?;
+        let (start, stored) = (entry.compressed.get() & 0xFF_FFFF_FFFF, entry.compressed.get() >> 40);
+        let unit = if word >> 56 & BATCH != 0 {
+            self.batch(entry, start, at, chunk)?
+        } else {
+            let is_compressed = word >> 56 & COMPRESSED != 0;
+            let compressed = start..start + stored;
+            Unit { compressed, uncompressed_size: chunk.uncompressed_size, is_compressed, start: 0 }
+        };
+        let stored = unit.compressed.end - unit.compressed.start;
+        let most = u64::from(unit.uncompressed_size.max(PADDING));
+        require(
+            (1..=most).contains(&stored),
+            "stored size in a chunk table",
+            at + 8,
+            stored,
+            "1 to the size of the unit",
+        )?;
+        let end = unit.compressed.end;
+        let inside = end <= blob.data_end() && unit.uncompressed_size <= blob.chunk_size;
+        require(
+            inside,
+            "end of a chunk in a chunk table",
+            at + 8,
+            end,
+            "within the data of the blob, and at most the chunk size",
+        )?;
+        Ok(unit)
+    }
+
+    /// The batch that an entry at byte `at` names, which starts at byte `start` of the blob.
+    fn batch(&self, entry: &ChunkEntry, start: u64, at: u64, chunk: &Chunk) -> Result<Unit, FormatError> {
+        let number = entry.batch.get();
+        require(
+            number < self.contexts,
+            "batch in a chunk table",
+            at + 20,
+            number.into(),
+            "a batch of the table",
+        )?;
+        let context = self.context_offset + u64::from(number) * size_of::<BatchEntry>() as u64;
+        let batch: &BatchEntry = structure(&self.bytes, "batch of a chunk table", context)?;
+        let (stored, plain) = (batch.compressed_size.get(), batch.uncompressed_size.get());
+        let within = entry.start.get().checked_add(chunk.uncompressed_size).is_some_and(|end| end <= plain);
+        require(
+            within,
+            "offset in a batch in a chunk table",
+            at + 16,
+            entry.start.get().into(),
+            "within the batch",
+        )?;
+        Ok(Unit {
+            compressed: start..start + u64::from(stored),
+            uncompressed_size: plain,
+            is_compressed: stored != plain,
+            start: entry.start.get(),
+        })
+    }
+}
