@@ -121,7 +121,7 @@ fn copy_golden(to: &Path) -> anyhow::Result<()> {
         let image = entry?.path();
         let bootstrap = image.join("image.boot");
         let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !bootstrap.is_file() || !name.starts_with("v6-") {
+        if !bootstrap.is_file() {
             continue;
         }
         let bytes =

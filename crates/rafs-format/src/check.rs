@@ -2,8 +2,8 @@
 //! whatever it holds: inodes whose bodies overlap, which could be read a million times over, are refused.
 
 use crate::chunk::CheckedChunks;
-use crate::read::{DirEntries, require};
-use crate::{Bootstrap, DirEntry, FileType, FormatError, Inode, Nid, SuperFlags};
+use crate::read::{DirEntries, Reader, require};
+use crate::{Bootstrap, DirEntry, FileType, FormatError, Inode, Nid, SuperFlags, Version, v5};
 use std::collections::HashMap;
 
 /// Counts of a checked image.
@@ -92,18 +92,22 @@ pub fn check<'a, B: AsRef<[u8]>, E: From<FormatError>>(
 const MAX_DEPTH: u64 = 4096;
 
 /// A directory being walked.
-struct Open<'a, B> {
+struct Open<'a> {
     inode: Inode,
     parent: Nid,
-    entries: DirEntries<'a, B>,
+    entries: DirEntries<'a>,
     last: Option<&'a [u8]>,
     /// `.` and `..` seen.
     dots: u32,
     directories: u32,
 }
 
-impl<'a, B: AsRef<[u8]>> Open<'a, B> {
-    fn new(bootstrap: &'a Bootstrap<B>, inode: Inode, parent: Nid) -> Result<Self, FormatError> {
+impl<'a> Open<'a> {
+    fn new<B: AsRef<[u8]>>(
+        bootstrap: &'a Bootstrap<B>,
+        inode: Inode,
+        parent: Nid,
+    ) -> Result<Self, FormatError> {
         let entries = bootstrap.dir_entries(&inode, 0)?;
         Ok(Self { inode, parent, entries, last: None, dots: 0, directories: 0 })
     }
@@ -148,12 +152,23 @@ impl<'a, B: AsRef<[u8]>> Open<'a, B> {
     }
 }
 
+/// Sets a bit and returns what it was; `None` where there is none.
+fn mark(bits: &mut [u64], at: u64) -> Option<bool> {
+    let word = usize::try_from(at / 64).ok().and_then(|word| bits.get_mut(word))?;
+    let bit = 1 << (at % 64);
+    let was = *word & bit != 0;
+    *word |= bit;
+    Some(was)
+}
+
 /// What is known of the tree so far. Memory: one bit for every 32 bytes of the bootstrap, and the hard-linked inodes.
 struct Walk<'a, B> {
     bootstrap: &'a Bootstrap<B>,
     /// `None` in a tarfs, which has no chunk records.
     chunks: Option<CheckedChunks>,
     seen: Vec<u64>,
+    /// Positions of the inode table of v5 that are in some directory.
+    claimed: Vec<u64>,
     /// Bytes of the bootstrap that inodes met so far have not taken. No two share any, so it lasts for all of a sound image.
     room: u64,
     /// Links not yet met.
@@ -166,8 +181,14 @@ impl<'a, B: AsRef<[u8]>> Walk<'a, B> {
         let tarfs = bootstrap.superblock().flags.contains(SuperFlags::TARFS);
         let chunks = if tarfs { None } else { Some(CheckedChunks::new(bootstrap)?) };
         let seen = vec![0; bootstrap.bytes().len() / (32 * 64) + 1];
+        let mut claimed = Vec::new();
+        if let Reader::V5(reader) = bootstrap.reader() {
+            reader.check_links()?;
+            claimed.clone_from(&seen);
+        }
         let room = bootstrap.bytes().len() as u64;
-        Ok(Self { bootstrap, chunks, seen, room, links: HashMap::new(), summary: Summary::default() })
+        let (links, summary) = (HashMap::new(), Summary::default());
+        Ok(Self { bootstrap, chunks, seen, claimed, room, links, summary })
     }
 
     /// Counts an entry and checks its inode unless it was met before. `true`: it was.
@@ -191,14 +212,8 @@ impl<'a, B: AsRef<[u8]>> Walk<'a, B> {
 
     /// Marks an inode as seen. `true`: it was already.
     fn mark(&mut self, nid: Nid) -> bool {
-        let (word, bit) = (nid.0 / 64, 1 << (nid.0 % 64));
         // An inode that was read lies within the file, so its number has a bit.
-        let Some(word) = usize::try_from(word).ok().and_then(|word| self.seen.get_mut(word)) else {
-            return true;
-        };
-        let was = *word & bit != 0;
-        *word |= bit;
-        was
+        mark(&mut self.seen, nid.0).unwrap_or(true)
     }
 
     fn check_inode(&mut self, inode: &Inode) -> Result<(), FormatError> {
@@ -220,8 +235,28 @@ impl<'a, B: AsRef<[u8]>> Walk<'a, B> {
         match inode.file_type {
             FileType::Symlink => self.bootstrap.symlink_target(inode).map(|_| ()),
             FileType::Regular => self.check_chunks(inode),
+            FileType::Directory => self.claim(inode),
             _ => Ok(()),
         }
+    }
+
+    /// Takes the children of a v5 directory for it alone. They are not stored in the directory, so that many could have the same ones, and
+    /// an image could have many more names than bytes.
+    fn claim(&mut self, dir: &Inode) -> Result<(), FormatError> {
+        let Reader::V5(reader) = self.bootstrap.reader() else { return Ok(()) };
+        let (first, end) = v5::Reader::children(dir);
+        for position in first..end {
+            let expected = "children that are in no other directory";
+            require(
+                mark(&mut self.claimed, position.into()) == Some(false),
+                "first child of a directory",
+                dir.nid.0,
+                position.into(),
+                expected,
+            )?;
+            reader.check_parent(position, dir.nid)?;
+        }
+        Ok(())
     }
 
     fn check_chunks(&mut self, inode: &Inode) -> Result<(), FormatError> {
@@ -230,9 +265,11 @@ impl<'a, B: AsRef<[u8]>> Walk<'a, B> {
         self.summary.file_bytes = self.summary.file_bytes.saturating_add(inode.size);
         let chunk_size = u64::from(self.bootstrap.superblock().chunk_size);
         for n in 0..count {
-            let reference = self.bootstrap.chunk_ref(inode, n)?;
-            let Some(chunks) = &mut self.chunks else { continue };
-            let size = u64::from(chunks.size(reference)?);
+            let Some(chunks) = &mut self.chunks else {
+                self.bootstrap.chunk_ref(inode, n)?;
+                continue;
+            };
+            let size = u64::from(chunks.size_in(self.bootstrap, inode, n)?);
             let expected = (inode.size - n * chunk_size).min(chunk_size);
             require(
                 size == expected,
@@ -257,11 +294,15 @@ impl<'a, B: AsRef<[u8]>> Walk<'a, B> {
             });
         }
         let stated = self.bootstrap.superblock().entries;
+        let at = match self.bootstrap.superblock().version {
+            Version::V5 => 56,
+            Version::V6 => 1040,
+        };
         let good = stated == self.summary.entries;
         require(
             good,
             "number of entries",
-            1040,
+            at,
             stated,
             "the number of names in all directories and 1 for the root",
         )?;

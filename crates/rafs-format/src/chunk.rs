@@ -1,7 +1,8 @@
 //! Chunks: the record with digest and positions, and how a file's entry finds its record.
 
-use crate::read::require;
-use crate::{BlobFeatures, Bootstrap, Digest, FormatError, SuperFlags};
+use crate::layout::ChunkRecord;
+use crate::read::{Reader, require, structure};
+use crate::{Blob, BlobFeatures, Bootstrap, Digest, FormatError, Inode, SuperFlags, v5};
 
 bitflags::bitflags! {
     /// Flags of a chunk record.
@@ -48,18 +49,38 @@ pub struct Chunk {
     pub crc32: u32,
 }
 
-/// A file's reference to a chunk: the 8-byte chunk index entry of v6.
+impl Chunk {
+    /// The record at byte `at` of a bootstrap.
+    pub(crate) fn read(bytes: &[u8], at: u64) -> Result<Self, FormatError> {
+        let raw: &ChunkRecord = structure(bytes, "chunk record", at)?;
+        Ok(Self {
+            digest: Digest(raw.digest),
+            blob: raw.blob.get(),
+            index: raw.index.get(),
+            flags: ChunkFlags::from_bits_retain(raw.flags.get()),
+            compressed_offset: raw.compressed_offset.get(),
+            compressed_size: raw.compressed_size.get(),
+            uncompressed_offset: raw.uncompressed_offset.get(),
+            uncompressed_size: raw.uncompressed_size.get(),
+            file_offset: raw.file_offset.get(),
+            crc32: raw.crc32.get(),
+        })
+    }
+}
+
+/// A file's reference to a chunk: the 8-byte chunk index entry of v6, the numbers in the chunk record of v5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ChunkRef {
     /// Position of the blob in the blob table (on disk: + 1).
     pub blob: u32,
     /// Number of the chunk in its blob.
     pub chunk: u32,
-    /// Uncompressed offset in blocks.
+    /// Uncompressed offset in blocks; 0 in v5, which has no blocks.
     pub block: u32,
 }
 
-/// Finds the record of a [`ChunkRef`] in O(log n). 8 bytes of memory per record whatever the image claims, 24 while it is built.
+/// Finds the chunks of files: in v5 their records stand behind the inode, in v6 the record of a [`ChunkRef`] is found in O(log n).
+/// Memory: nothing in v5, 8 bytes per record in v6, whatever the image claims; 24 per record while it is built.
 #[derive(Debug, Clone)]
 pub struct ChunkIndex {
     /// Sorted: blob (8 bits), chunk (24 bits), number of the record (32 bits).
@@ -67,17 +88,45 @@ pub struct ChunkIndex {
 }
 
 impl ChunkIndex {
-    /// Reads the chunk table and checks that it does not contradict itself: records of one chunk are equal in all but the file
+    /// Reads all chunk records and checks that they do not contradict each other: records of one chunk are equal in all but the file
     /// offset, and different chunks of a blob do not overlap when decompressed. So a chunk number stands for one digest, one
     /// stored range and one place in the decompressed blob, and whoever keeps data by any of them may rely on the others.
     /// Errors: a contradiction, at the record that shows it; a record that names a blob or chunk outside the blob table; a
     /// tarfs, whose table holds nothing.
     pub fn build<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>) -> Result<Self, FormatError> {
-        Ok(Self { keys: places(bootstrap)?.iter().map(Place::key).collect() })
+        let keys = match bootstrap.reader() {
+            Reader::V5(reader) => {
+                v5::check_chunks(reader, bootstrap.blobs())?;
+                Vec::new()
+            }
+            Reader::V6(_) => places(bootstrap)?.iter().map(Place::key).collect(),
+        };
+        Ok(Self { keys })
     }
 
-    /// The record of `reference`, whose blob, index and block all agree with it.
-    /// Errors: [`FormatError::NoSuchChunk`]; `OutOfBounds` where the record's ranges leave the blob.
+    /// The `n`-th chunk of a regular file. Its size is not checked against the file's.
+    /// Errors: a reference that its record does not agree with (v6), a file offset that is not the chunk's (v5), ranges that leave the blob;
+    /// not a file, or not so many chunks.
+    pub fn chunk<B: AsRef<[u8]>>(
+        &self,
+        bootstrap: &Bootstrap<B>,
+        file: &Inode,
+        n: u64,
+    ) -> Result<Chunk, FormatError> {
+        let reference = match bootstrap.reader() {
+            Reader::V5(reader) => {
+                bootstrap.check_chunk_number(file, n)?;
+                let (chunk, at) = reader.chunk(file, n)?;
+                check_ranges(bootstrap.blobs(), &chunk, at)?;
+                return Ok(chunk);
+            }
+            Reader::V6(_) => bootstrap.chunk_ref(file, n)?,
+        };
+        self.resolve(bootstrap, reference)
+    }
+
+    /// The record of `reference` in the chunk table of a v6 image, whose blob, index and block all agree with it.
+    /// Errors: [`FormatError::NoSuchChunk`], in v5 always; `OutOfBounds` where the record's ranges leave the blob.
     pub fn resolve<B: AsRef<[u8]>>(
         &self,
         bootstrap: &Bootstrap<B>,
@@ -98,7 +147,7 @@ impl ChunkIndex {
         if record.uncompressed_offset != offset {
             return Err(none);
         }
-        check_ranges(bootstrap, &record, bootstrap.chunk_record_offset(n))?;
+        check_ranges(bootstrap.blobs(), &record, bootstrap.chunk_record_offset(n))?;
         Ok(record)
     }
 }
@@ -146,7 +195,7 @@ fn places<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>) -> Result<Vec<Place>, Format
     Ok(records)
 }
 
-/// All chunks of an image for checking every reference to them: twice the memory of a [`ChunkIndex`], and records are read once,
+/// All chunks of an image for checking every use of them. In v6 twice the memory of a [`ChunkIndex`], and records are read once,
 /// in their order, instead of once for each reference in any order, which is mostly waiting for memory.
 #[derive(Debug)]
 pub(crate) struct CheckedChunks {
@@ -158,15 +207,34 @@ pub(crate) struct CheckedChunks {
 impl CheckedChunks {
     /// Checks all records, also their ranges. Errors: as of [`ChunkIndex::build`] and [`ChunkIndex::resolve`].
     pub(crate) fn new<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>) -> Result<Self, FormatError> {
-        let places = places(bootstrap)?;
+        let places = match bootstrap.reader() {
+            Reader::V5(reader) => {
+                v5::check_chunks(reader, bootstrap.blobs())?;
+                Vec::new()
+            }
+            Reader::V6(_) => places(bootstrap)?,
+        };
         for n in 0..bootstrap.superblock().chunk_table_records {
-            check_ranges(bootstrap, &bootstrap.chunk_record(n)?, bootstrap.chunk_record_offset(n))?;
+            check_ranges(bootstrap.blobs(), &bootstrap.chunk_record(n)?, bootstrap.chunk_record_offset(n))?;
         }
         Ok(Self { places, next: 0 })
     }
 
+    /// Size of the `n`-th chunk of a file, which has so many, in bytes after decompression. Errors: as of [`ChunkIndex::chunk`].
+    pub(crate) fn size_in<B: AsRef<[u8]>>(
+        &mut self,
+        bootstrap: &Bootstrap<B>,
+        file: &Inode,
+        n: u64,
+    ) -> Result<u32, FormatError> {
+        match bootstrap.reader() {
+            Reader::V5(reader) => Ok(reader.chunk(file, n)?.0.uncompressed_size),
+            Reader::V6(reader) => self.size(reader.chunk_ref(file, n)?),
+        }
+    }
+
     /// Size of the chunk that `reference` names, in bytes after decompression. Errors: [`FormatError::NoSuchChunk`].
-    pub(crate) fn size(&mut self, reference: ChunkRef) -> Result<u32, FormatError> {
+    fn size(&mut self, reference: ChunkRef) -> Result<u32, FormatError> {
         let ChunkRef { blob, chunk, block } = reference;
         let none = FormatError::NoSuchChunk { blob, chunk, block };
         let wanted = (blob <= 0xFF && chunk <= 0xFF_FFFF).then(|| key(blob, chunk)).ok_or(none.clone())?;
@@ -221,7 +289,11 @@ fn check_unique<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>, places: &[Place]) -> R
     let mut last: Option<&Place> = None;
     for place in places {
         match last.filter(|last| last.chunk >> 24 == place.chunk >> 24) {
-            Some(last) if last.chunk == place.chunk => check_same(bootstrap, last, place)?,
+            Some(last) if last.chunk == place.chunk => {
+                let record = |place: &Place| bootstrap.chunk_record(place.record.into());
+                let at = bootstrap.chunk_record_offset(place.record.into());
+                check_same(&record(last)?, &record(place)?, at)?;
+            }
             _ if is_unordered(bootstrap, place) => unordered.push(*place),
             Some(last) => check_behind(bootstrap, last, place)?,
             None => {}
@@ -240,15 +312,8 @@ fn is_unordered<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>, place: &Place) -> bool
     blob.is_some_and(|blob| blob.features.intersects(UNORDERED))
 }
 
-/// Checks that two records of one chunk say the same.
-fn check_same<B: AsRef<[u8]>>(
-    bootstrap: &Bootstrap<B>,
-    first: &Place,
-    second: &Place,
-) -> Result<(), FormatError> {
-    let (other, chunk) =
-        (bootstrap.chunk_record(first.record.into())?, bootstrap.chunk_record(second.record.into())?);
-    let at = bootstrap.chunk_record_offset(second.record.into());
+/// Checks that two records of one chunk, `chunk` being that at byte `at`, say the same.
+pub(crate) fn check_same(other: &Chunk, chunk: &Chunk, at: u64) -> Result<(), FormatError> {
     let expected = "what another record of the same chunk says";
     let [first, ..] = chunk.digest.0;
     require(chunk.digest == other.digest, "digest of a chunk record", at, first.into(), expected)?;
@@ -284,13 +349,15 @@ fn check_behind<B: AsRef<[u8]>>(
 }
 
 /// Checks that the chunk of the record at byte `at` lies within its blob, stored and decompressed.
-fn check_ranges<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>, chunk: &Chunk, at: u64) -> Result<(), FormatError> {
-    let blob = usize::try_from(chunk.blob).ok().and_then(|blob| bootstrap.blobs().get(blob));
+pub(crate) fn check_ranges(blobs: &[Blob], chunk: &Chunk, at: u64) -> Result<(), FormatError> {
+    let blob = usize::try_from(chunk.blob).ok().and_then(|blob| blobs.get(blob));
     let Some(blob) = blob else {
         let ChunkRef { blob, chunk, block } = ChunkRef { blob: chunk.blob, chunk: chunk.index, block: 0 };
         return Err(FormatError::NoSuchChunk { blob, chunk, block });
     };
-    let size = chunk.uncompressed_size;
+    let (size, index) = (chunk.uncompressed_size, chunk.index);
+    let inside = index < blob.chunk_count;
+    require(inside, "index of a chunk record", at.saturating_add(72), index.into(), "a chunk of its blob")?;
     let good = (1..=blob.chunk_size).contains(&size);
     require(
         good,

@@ -19,9 +19,9 @@ pub struct Blob {
     pub features: BlobFeatures,
     /// See [`Blob::data_end`] for what it means in which kind of blob.
     pub compressed_size: u64,
-    /// Size of the decompressed blob, a multiple of 4096: size of the cache file and of the EROFS device.
+    /// Size of the decompressed blob: size of the cache file and of the EROFS device. A multiple of 4096 in v6.
     pub uncompressed_size: u64,
-    /// Where the chunk table lies in the blob.
+    /// Where the chunk table lies in the blob. Blobs of v5 have none: it would start where they end, and is empty.
     pub meta: BlobMetaLocation,
     /// Table of contents and its tar header; 0 for none or unknown.
     pub toc_size: u32,
@@ -46,7 +46,7 @@ pub struct BlobMetaLocation {
     pub compressed_offset: u64,
     /// Length as stored.
     pub compressed_size: u64,
-    /// Length after decompression: 16 bytes per chunk, or 24 and more.
+    /// Length after decompression: 16 bytes per chunk, or 24 and more; 0 where there is no table.
     pub uncompressed_size: u64,
 }
 

@@ -62,12 +62,13 @@ impl fmt::Debug for BlobId {
     }
 }
 
-/// Address of an inode: its byte offset in the metadata area, in units of 32 bytes (EROFS "node id").
+/// Which inode: in v6 its byte offset in the metadata area, in units of 32 bytes (EROFS "node id"); in v5 its number, which all names of a
+/// hard-linked file share.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Nid(pub u64);
 
 impl Nid {
-    /// First byte of the inode in a bootstrap whose metadata area starts at byte `meta_start`; `None` on overflow.
+    /// First byte of the inode in a v6 bootstrap whose metadata area starts at byte `meta_start`; `None` on overflow.
     pub fn byte_offset(self, meta_start: u64) -> Option<u64> {
         self.0.checked_mul(32)?.checked_add(meta_start)
     }

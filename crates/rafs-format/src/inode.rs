@@ -75,7 +75,7 @@ impl FileType {
 /// One inode, parsed and bounds-checked: everything `stat` shows, and where its body lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inode {
-    /// Address; also the inode number that users see.
+    /// Address (v6) or number (v5); also the inode number that users see.
     pub nid: Nid,
     /// Type, from `mode`.
     pub file_type: FileType,
@@ -97,7 +97,7 @@ pub struct Inode {
     pub rdev: u32,
     /// Bytes of the inline xattr area, 0 for none.
     pub(crate) xattr_size: u32,
-    /// Size of the fixed part: 32 or 64.
+    /// Bytes in front of the xattrs: 32 or 64; in v5 128, the name and the target of a symlink.
     pub(crate) fixed_size: u32,
     /// Where the data is.
     pub(crate) data: DataLayout,
@@ -112,6 +112,10 @@ pub(crate) enum DataLayout {
     FlatInline { block: u32 },
     /// An array of chunk references behind the inode.
     Chunked,
+    /// v5 directory: so many inodes from this position of the inode table on, counted from 1.
+    Children { first: u32, count: u32 },
+    /// v5, anything else: chunk records, or nothing, behind name, target and xattrs.
+    Behind,
 }
 
 impl Inode {

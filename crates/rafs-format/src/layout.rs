@@ -328,3 +328,116 @@ pub struct BlobChunkV1 {
     pub compressed: U64,
 }
 const _: () = assert!(size_of::<BlobChunkV1>() == 16);
+
+/// Superblock of v5, 8192 bytes at 0.
+#[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct SuperV5 {
+    /// 0: 0x5241_4653.
+    pub magic: U32,
+    /// 4: 0x500.
+    pub version: U32,
+    /// 8: 8192, its own size.
+    pub size: U32,
+    /// 12: largest chunk in bytes.
+    pub chunk_size: U32,
+    /// 16: superblock flags.
+    pub flags: U64,
+    /// 24: distinct inodes.
+    pub inodes: U64,
+    /// 32: first byte of the inode table.
+    pub inode_table_offset: U64,
+    /// 40: first byte of the prefetch table, also of an empty one.
+    pub prefetch_table_offset: U64,
+    /// 48: first byte of the blob table.
+    pub blob_table_offset: U64,
+    /// 56: directory entries with the root, hard links one by one.
+    pub inode_table_entries: U32,
+    /// 60: entries of the prefetch table.
+    pub prefetch_table_entries: U32,
+    /// 64: bytes of the blob table, a multiple of 8.
+    pub blob_table_size: U32,
+    /// 68: one for each blob; 0 in images of the first builders.
+    pub extended_entries: U32,
+    /// 72: first byte of the extended blob table.
+    pub extended_table_offset: U64,
+    /// 80: 0.
+    pub reserved: [u8; 8112],
+}
+const _: () =
+    assert!(size_of::<SuperV5>() == 8192 && std::mem::offset_of!(SuperV5, inode_table_entries) == 56);
+
+/// Head of an entry of the v5 blob table, 8 bytes; the id follows, and a NUL behind all but the last.
+#[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct BlobHeadV5 {
+    /// 0: first stored byte to read ahead.
+    pub readahead_offset: U32,
+    /// 4: stored bytes to read ahead, 0 for none.
+    pub readahead_size: U32,
+}
+const _: () = assert!(size_of::<BlobHeadV5>() == 8);
+
+/// Entry of the v5 extended blob table, 64 bytes.
+#[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct BlobExtensionV5 {
+    /// 0: chunks in the blob; 0 for an entry without content.
+    pub chunk_count: U32,
+    /// 4: features of the blob.
+    pub features: U32,
+    /// 8: end of the last chunk in the decompressed blob.
+    pub uncompressed_size: U64,
+    /// 16: bytes of the blob; with a bootstrap inside, where that starts.
+    pub compressed_size: U64,
+    /// 24: 0.
+    pub reserved: [u8; 40],
+}
+const _: () = assert!(
+    size_of::<BlobExtensionV5>() == 64 && std::mem::offset_of!(BlobExtensionV5, compressed_size) == 16
+);
+
+/// Inode of v5, 128 bytes; name, symlink target, xattrs and chunk records follow, each padded to 8.
+#[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct InodeV5 {
+    /// 0: digest of what it holds.
+    pub digest: [u8; 32],
+    /// 32: number of the directory it is in; 0 for the root.
+    pub parent: U64,
+    /// 40: its number; for further names of a file the number of the first.
+    pub number: U64,
+    /// 48: owner.
+    pub uid: U32,
+    /// 52: group.
+    pub gid: U32,
+    /// 56: 0.
+    pub project: U32,
+    /// 60: full `st_mode`.
+    pub mode: U32,
+    /// 64: bytes.
+    pub size: U64,
+    /// 72: blocks of 512 bytes.
+    pub blocks: U64,
+    /// 80: 1 symlink, 2 hard link, 4 has xattrs, 8 has holes.
+    pub flags: U64,
+    /// 88: links.
+    pub nlink: U32,
+    /// 92: directory: position of its first child in the inode table, counted from 1.
+    pub child_index: U32,
+    /// 96: directory: children; file: chunks.
+    pub child_count: U32,
+    /// 100: bytes of the name.
+    pub name_size: U16,
+    /// 102: bytes of the symlink target.
+    pub symlink_size: U16,
+    /// 104: device number of devices.
+    pub rdev: U32,
+    /// 108: nanoseconds of the modification time.
+    pub mtime_nanos: U32,
+    /// 112: seconds of the modification time.
+    pub mtime: I64,
+    /// 120: 0.
+    pub reserved: [u8; 8],
+}
+const _: () = assert!(size_of::<InodeV5>() == 128 && std::mem::offset_of!(InodeV5, child_index) == 92);

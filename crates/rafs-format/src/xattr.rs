@@ -4,6 +4,7 @@ use crate::FormatError;
 use crate::layout::{XattrEntry, XattrHeader};
 use crate::read::{require, structure};
 use zerocopy::IntoBytes;
+use zerocopy::little_endian::U32;
 
 /// Longest full name, in bytes.
 pub const MAX_NAME: usize = 255;
@@ -13,7 +14,7 @@ pub const MAX_VALUE: usize = 65_535;
 /// One extended attribute, name in two parts as stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Xattr<'a> {
-    /// Namespace with its dot: `user.`; the whole name for POSIX ACLs.
+    /// Namespace with its dot: `user.`; the whole name for POSIX ACLs; empty for a namespace that only v5 can store.
     pub prefix: &'static str,
     /// What follows the prefix; any bytes but NUL.
     pub suffix: &'a [u8],
@@ -48,22 +49,65 @@ pub struct Xattrs<'a> {
     rest: &'a [u8],
     /// Byte offset of `rest` in the bootstrap, for messages.
     at: u64,
+    form: Form,
+}
+
+/// How attributes are stored.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    /// Length, name in full, NUL, value.
+    V5,
+    /// Lengths, number of the namespace, rest of the name, value.
+    V6,
 }
 
 impl<'a> Xattrs<'a> {
     /// Attributes of the area at byte `at` of a bootstrap; none in an empty one.
     pub(crate) fn parse(area: &'a [u8], at: u64) -> Result<Self, FormatError> {
         if area.is_empty() {
-            return Ok(Self { rest: area, at });
+            return Ok(Self { rest: area, at, form: Form::V6 });
         }
         let header: &XattrHeader = structure(area, "xattr header", 0)?;
         let shared = header.shared_count;
         require(shared == 0, "shared xattrs of an inode", at.saturating_add(4), shared.into(), "0")?;
         let size = size_of::<XattrHeader>();
-        Ok(Self { rest: area.get(size..).unwrap_or(&[]), at: at.saturating_add(size as u64) })
+        let rest = area.get(size..).unwrap_or(&[]);
+        Ok(Self { rest, at: at.saturating_add(size as u64), form: Form::V6 })
     }
 
-    fn step(&mut self) -> Result<Xattr<'a>, FormatError> {
+    /// Attributes of a v5 inode: `pairs` is at byte `at` of the bootstrap, without the total in front and the padding behind.
+    pub(crate) fn of_v5(pairs: &'a [u8], at: u64) -> Self {
+        Self { rest: pairs, at, form: Form::V5 }
+    }
+
+    /// The next pair of a v5 inode.
+    fn step_v5(&mut self) -> Result<Xattr<'a>, FormatError> {
+        let (rest, at) = (self.rest, self.at);
+        let length: &U32 = structure(rest, "xattr", 0)?;
+        let end = size_of::<U32>().saturating_add(length.get() as usize);
+        let pair = rest.get(size_of::<U32>()..end).ok_or(FormatError::OutOfBounds {
+            what: "xattr",
+            start: at,
+            size: end as u64,
+            limit: at.saturating_add(rest.len() as u64),
+        })?;
+        let split = pair.iter().position(|&byte| byte == 0).ok_or_else(|| bad_name(pair, "has no end"))?;
+        let (name, value) = pair.split_at(split);
+        let value = value.get(1..).unwrap_or(&[]);
+        if name.is_empty() || name.len() > MAX_NAME {
+            return Err(bad_name(name, "is empty or over 255 bytes"));
+        }
+        require(value.len() <= MAX_VALUE, "size of an xattr", at, value.len() as u64, "at most 65535")?;
+        self.rest = rest.get(end..).unwrap_or(&[]);
+        self.at = at.saturating_add(end as u64);
+        // A namespace that v6 has no number for is a name like any other here.
+        let known = split_name(name);
+        let (_, prefix, suffix) = known.unwrap_or((0, "", name));
+        Ok(Xattr { prefix, suffix, value })
+    }
+
+    /// The next entry of a v6 inode.
+    fn step_v6(&mut self) -> Result<Xattr<'a>, FormatError> {
         let (rest, at) = (self.rest, self.at);
         let head: &XattrEntry = structure(rest, "xattr", 0)?;
         let prefix = PREFIXES.iter().find(|(index, _)| *index == head.name_index);
@@ -103,7 +147,10 @@ impl<'a> Iterator for Xattrs<'a> {
         if self.rest.is_empty() {
             return None;
         }
-        let step = self.step();
+        let step = match self.form {
+            Form::V5 => self.step_v5(),
+            Form::V6 => self.step_v6(),
+        };
         if step.is_err() {
             self.rest = &[];
         }
@@ -149,6 +196,14 @@ fn bad_name(name: &[u8], problem: &'static str) -> FormatError {
     FormatError::Name { what: "xattr", name: String::from_utf8_lossy(shown).into_owned(), problem }
 }
 
+/// Number and text of the namespace of a full name, and what follows it; `None` for one without a number.
+fn split_name(name: &[u8]) -> Option<(u8, &'static str, &[u8])> {
+    PREFIXES.iter().find_map(|&(index, prefix)| {
+        let suffix = name.strip_prefix(prefix.as_bytes())?;
+        (suffix.is_empty() || !matches!(index, 2 | 3)).then_some((index, prefix, suffix))
+    })
+}
+
 /// Appends one attribute to an area.
 fn push(area: &mut Vec<u8>, name: &[u8], value: &[u8]) -> Result<(), FormatError> {
     if name.len() > MAX_NAME {
@@ -157,12 +212,8 @@ fn push(area: &mut Vec<u8>, name: &[u8], value: &[u8]) -> Result<(), FormatError
     if name.contains(&0) {
         return Err(bad_name(name, HOLDS_NUL));
     }
-    let split = PREFIXES.iter().find_map(|&(index, prefix)| {
-        let suffix = name.strip_prefix(prefix.as_bytes())?;
-        (suffix.is_empty() || !matches!(index, 2 | 3)).then_some((index, suffix))
-    });
-    let (name_index, suffix) =
-        split.ok_or_else(|| bad_name(name, "is in a namespace that cannot be stored"))?;
+    let (name_index, _, suffix) =
+        split_name(name).ok_or_else(|| bad_name(name, "is in a namespace that cannot be stored"))?;
     let sizes = u8::try_from(suffix.len()).ok().zip(u16::try_from(value.len()).ok());
     let (name_len, value_size) = sizes.ok_or(FormatError::Limit {
         what: "value of an xattr",

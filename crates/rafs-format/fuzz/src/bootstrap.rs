@@ -18,6 +18,7 @@ pub fn try_bytes(data: &[u8]) {
 
 /// Looks at whatever can be reached from the root and the prefetch table, sound or not.
 fn wander(bootstrap: &Bootstrap<&[u8]>) {
+    let _chunks = bootstrap.chunk_places().filter(|place| place.is_ok()).count();
     let index = ChunkIndex::build(bootstrap).ok();
     let mut left = CALLS;
     let mut seen = HashSet::new();
@@ -34,12 +35,11 @@ fn wander(bootstrap: &Bootstrap<&[u8]>) {
             let _named = xattr.is_ok_and(|xattr| xattr.is_named(b"user.x"));
         }
         let _target = bootstrap.symlink_target(&inode).is_ok();
+        let _digest = bootstrap.stated_digest(&inode).is_ok();
         for n in 0..bootstrap.chunk_count(&inode).min(100) {
             left = left.saturating_sub(1);
-            let reference = bootstrap.chunk_ref(&inode, n);
-            let _found = reference.is_ok_and(|reference| {
-                index.as_ref().is_some_and(|index| index.resolve(bootstrap, reference).is_ok())
-            });
+            let _reference = bootstrap.chunk_ref(&inode, n).is_ok();
+            let _found = index.as_ref().is_some_and(|index| index.chunk(bootstrap, &inode, n).is_ok());
         }
         let _past_the_end = bootstrap.chunk_ref(&inode, u64::MAX).is_ok();
         for entry in bootstrap.dir_entries(&inode, 0).into_iter().flatten().take(left.min(1000) as usize) {
