@@ -13,8 +13,8 @@ use rafs_format::blob_meta::{self, Header};
 use rafs_format::check::{Summary, Visit};
 use rafs_format::toc::{self, TocEntry};
 use rafs_format::{
-    Blob, BlobFeatures, BlobId, Bootstrap, Chunk, ChunkFlags, ChunkIndex, Digest, FileType, FormatError,
-    SuperFlags,
+    Blob, BlobFeatures, BlobId, Bootstrap, Chunk, ChunkFlags, ChunkIndex, ChunkPlace, Digest, FileType,
+    FormatError, Inode, SuperFlags,
 };
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -43,6 +43,8 @@ const PART: u64 = 4 << 20;
 pub enum CheckError {
     #[error("bootstrap {} is not valid", path.display())]
     Structure { path: PathBuf, source: FormatError },
+    #[error("bootstrap {}: digest of {:?} is {found}, its inode names {expected}", path.display(), OsStr::from_bytes(name))]
+    Inode { path: PathBuf, name: Vec<u8>, expected: Digest, found: Digest },
     #[error(transparent)]
     Format(#[from] FormatError),
     #[error(transparent)]
@@ -121,10 +123,62 @@ pub struct DataReport {
     pub more: u64,
 }
 
-/// Walks the whole tree and checks it. Errors: the first thing wrong, with the file's name.
+/// Walks the whole tree and checks it, also the digests of inodes in an image that has such (v5): each against what it is made of, so all of
+/// them against that of the root. Errors: the first thing wrong, with the file's name.
 pub fn structure(image: &Image) -> Result<Summary, CheckError> {
-    rafs_format::check::check(image.bootstrap(), &mut |_| Ok::<(), FormatError>(()))
-        .map_err(|source| CheckError::Structure { path: image.path().to_path_buf(), source })
+    checked_tree(image).map_err(|error| match error {
+        CheckError::Format(source) => CheckError::Structure { path: image.path().to_path_buf(), source },
+        other => other,
+    })
+}
+
+fn checked_tree(image: &Image) -> Result<Summary, CheckError> {
+    let bootstrap = image.bootstrap();
+    let root = bootstrap.inode(bootstrap.superblock().root)?;
+    let index = match bootstrap.stated_digest(&root)? {
+        Some(_) => Some(ChunkIndex::build(bootstrap)?),
+        None => None,
+    };
+    rafs_format::check::check(bootstrap, &mut |visit| {
+        let Some((index, expected)) = index.as_ref().zip(bootstrap.stated_digest(&visit.inode)?) else {
+            return Ok(());
+        };
+        let found = inode_digest(bootstrap, index, &visit.inode)?;
+        if found == expected {
+            return Ok(());
+        }
+        let (path, name) = (image.path().to_path_buf(), full_path(visit.path));
+        Err(CheckError::Inode { path, name, expected, found })
+    })
+}
+
+/// The digest of an inode from what it is made of: chunks, children by the digests they state, a target. docs/format.md, "Inode digests of v5".
+fn inode_digest(
+    bootstrap: &Bootstrap<Vec<u8>>,
+    index: &ChunkIndex,
+    inode: &Inode,
+) -> Result<Digest, FormatError> {
+    let mut content = Vec::new();
+    match inode.file_type {
+        FileType::Regular => {
+            for n in 0..bootstrap.chunk_count(inode) {
+                content.extend_from_slice(&index.chunk(bootstrap, inode, n)?.digest.0);
+            }
+        }
+        FileType::Directory => {
+            for entry in bootstrap.dir_entries(inode, 0)? {
+                let entry = entry?;
+                if matches!(entry.name, b"." | b"..") {
+                    continue;
+                }
+                let child = bootstrap.stated_digest(&bootstrap.inode(entry.nid)?)?;
+                child.iter().for_each(|digest| content.extend_from_slice(&digest.0));
+            }
+        }
+        FileType::Symlink => content.extend_from_slice(&bootstrap.symlink_target(inode)?),
+        FileType::CharDevice | FileType::BlockDevice | FileType::Fifo | FileType::Socket => {}
+    }
+    Ok(rafs_merkle::digest(bootstrap.superblock().digester, &content))
 }
 
 /// Prints one line per inode and per chunk, in depth-first pre-order, checking the tree on the way.
@@ -203,7 +257,7 @@ fn list_chunks(
 ) -> Result<(), CheckError> {
     let chunk_size = u64::from(bootstrap.superblock().chunk_size);
     for n in 0..bootstrap.chunk_count(&visit.inode) {
-        let chunk = index.resolve(bootstrap, bootstrap.chunk_ref(&visit.inode, n)?)?;
+        let chunk = index.chunk(bootstrap, &visit.inode, n)?;
         write!(
             out,
             "\t chunk: id {}, index {}, blob_index {}, file_offset {}, compressed {}/{}, uncompressed {}/{}",
@@ -314,7 +368,7 @@ pub fn json(image: &Image, version: &str, loading: Duration) -> serde_json::Resu
             consumed_time: ConsumedTime { load_tree_from_bootstrap: loading.as_secs_f64() },
             registered_events: Events {},
         },
-        fs_version: "6",
+        fs_version: image.bootstrap().superblock().version.name(),
         compressor: image.bootstrap().superblock().compressor.name(),
     })
 }
@@ -373,15 +427,16 @@ struct Record {
     index: u32,
     /// Stored length in bytes.
     stored: u32,
-    /// Position in the chunk table.
-    at: u64,
+    /// Where its record is.
+    at: ChunkPlace,
 }
 
-/// Records of the chunk table by blob, in order of their index.
+/// Chunks by blob, in order of their index, each once: the structure check has said that all records of one agree.
 fn chunks_by_blob(bootstrap: &Bootstrap<Vec<u8>>) -> Result<Vec<Vec<Record>>, FormatError> {
     let mut by_blob = vec![Vec::new(); bootstrap.blobs().len()];
-    for at in 0..bootstrap.superblock().chunk_table_records {
-        let chunk = bootstrap.chunk_record(at)?;
+    for at in bootstrap.chunk_places() {
+        let at = at?;
+        let chunk = bootstrap.chunk_at(at)?;
         match usize::try_from(chunk.blob).ok().and_then(|blob| by_blob.get_mut(blob)) {
             Some(records) => records.push(Record { index: chunk.index, stored: chunk.compressed_size, at }),
             None => {
@@ -394,7 +449,10 @@ fn chunks_by_blob(bootstrap: &Bootstrap<Vec<u8>>) -> Result<Vec<Vec<Record>>, Fo
             }
         }
     }
-    by_blob.iter_mut().for_each(|records| records.sort_unstable());
+    for records in &mut by_blob {
+        records.sort_unstable();
+        records.dedup_by_key(|record| record.index);
+    }
     Ok(by_blob)
 }
 
@@ -464,8 +522,9 @@ fn check_whole(one: &OneBlob<'_>, found: &Mutex<Found>) -> Result<(), FormatErro
         let problem = Problem::Size { blob: blob.id.clone(), found: size, expected: blob.compressed_size };
         add(found, (one.number, 0), problem);
     }
-    if blob.features.intersects(BlobFeatures::SEPARATE | BlobFeatures::CHUNK_INFO_V2) {
-        // The table is in another object, or of a kind that this version does not read.
+    let elsewhere = BlobFeatures::SEPARATE | BlobFeatures::CHUNK_INFO_V2;
+    if blob.meta.uncompressed_size == 0 || blob.features.intersects(elsewhere) {
+        // There is no table (v5), or it is in another object, or of a kind that this version does not read.
     } else if let Err(source) = check_table(one)? {
         let (at, size) = (blob.meta.compressed_offset, blob.meta.compressed_size);
         add(found, (one.number, 0), Problem::Table { blob: blob.id.clone(), at, size, source });
@@ -497,7 +556,7 @@ fn check_table(one: &OneBlob<'_>) -> Result<Result<(), TableError>, FormatError>
     let count = positions.len();
     let mut positions = positions.zip(0u32..);
     for &Record { index, at: record, .. } in one.records {
-        let chunk = one.image.bootstrap().chunk_record(record)?;
+        let chunk = one.image.bootstrap().chunk_at(record)?;
         let mut upto = positions.by_ref().skip_while(|(position, at)| position.is_ok() && *at < index);
         match upto.next() {
             Some((Ok(position), at)) if at == index => {
@@ -506,7 +565,7 @@ fn check_table(one: &OneBlob<'_>) -> Result<Result<(), TableError>, FormatError>
                 }
             }
             Some((Err(source), _)) => return Ok(Err(TableError::Format { source })),
-            // Two records of one index: the structure check has said that all references are unique.
+            // Each index comes once.
             Some(_) => {}
             None => return Ok(Err(TableError::Short { index, entries: count })),
         }
@@ -666,7 +725,7 @@ fn check_part(
     reader: &mut ChunkReader,
     found: &Mutex<Found>,
 ) -> Result<(), FormatError> {
-    let records = part.iter().map(|record| one.image.bootstrap().chunk_record(record.at));
+    let records = part.iter().map(|record| one.image.bootstrap().chunk_at(record.at));
     let chunks: Vec<Chunk> = records.collect::<Result<_, _>>()?;
     let mut bytes = 0;
     for run in data::runs(&chunks) {

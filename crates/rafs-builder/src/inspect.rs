@@ -109,8 +109,8 @@ pub fn answer(image: &Image, request: &str, out: &mut dyn Write) -> Result<(), I
     }
     let mut session = Session::new(image)?;
     match parsed? {
-        Some(Request::Stats) => json(&Stats { inodes_count: image.bootstrap().superblock().entries }, out),
-        Some(Request::Blobs) => json(&image.blobs().iter().map(BlobJson::of).collect::<Vec<_>>(), out),
+        Some(Request::Stats) => json(&Stats { inodes_count: image.bootstrap().superblock().inodes }, out),
+        Some(Request::Blobs) => json(&blobs_json(image), out),
         Some(Request::Prefetch) => json(&session.prefetch()?, out),
         Some(Request::Help) => Err(InspectError::Unsupported { request: request.trim().to_owned() }),
         None | Some(Request::Exit) => Ok(writeln!(out, "null")?),
@@ -168,21 +168,23 @@ struct BlobJson<'a> {
     blob_id: &'a str,
     compressed_size: u64,
     decompressed_size: u64,
-    readahead_offset: u32,
-    readahead_size: u32,
+    readahead_offset: u64,
+    readahead_size: u64,
 }
 
-impl<'a> BlobJson<'a> {
-    /// v6 has no readahead range per blob, so it is always empty.
-    fn of(blob: &'a Blob) -> Self {
-        Self {
+/// The answer to `blobs`.
+fn blobs_json<'a>(image: &'a Image) -> Vec<BlobJson<'a>> {
+    let one = |(n, blob): (usize, &'a Blob)| {
+        let readahead = image.bootstrap().readahead(n);
+        BlobJson {
             blob_id: blob.id.as_str(),
             compressed_size: blob.compressed_size,
             decompressed_size: blob.uncompressed_size,
-            readahead_offset: 0,
-            readahead_size: 0,
+            readahead_offset: readahead.start,
+            readahead_size: readahead.end - readahead.start,
         }
-    }
+    };
+    (0..).zip(image.blobs()).map(one).collect()
 }
 
 /// One entry of the answer to `prefetch`: an inode and all its paths, those of directories with a `/` at the end.
@@ -232,8 +234,8 @@ impl<'a> Session<'a> {
         let sb = self.bootstrap.superblock();
         let table = self.bootstrap.blobs().len();
         let lines = [
-            ("Version", "6".to_owned()),
-            ("Inodes Count", sb.entries.to_string()),
+            ("Version", sb.version.name().to_owned()),
+            ("Inodes Count", sb.inodes.to_string()),
             ("Chunk Size", format!("{}KB", sb.chunk_size / 1024)),
             ("Root Inode", sb.root.to_string()),
             ("Flags", format!("{:?}", sb.flags)),
@@ -357,7 +359,7 @@ impl<'a> Session<'a> {
         let index = ChunkIndex::build(self.bootstrap)?;
         writeln!(out, "    Chunk list:")?;
         for n in 0..self.bootstrap.chunk_count(file) {
-            let chunk = index.resolve(self.bootstrap, self.bootstrap.chunk_ref(file, n)?)?;
+            let chunk = index.chunk(self.bootstrap, file, n)?;
             self.print_chunk(n, &chunk, out)?;
         }
         Ok(())
@@ -431,7 +433,7 @@ impl<'a> Session<'a> {
                 return Ok(());
             }
             for n in 0..self.bootstrap.chunk_count(&visit.inode) {
-                let chunk = index.resolve(self.bootstrap, self.bootstrap.chunk_ref(&visit.inode, n)?)?;
+                let chunk = index.chunk(self.bootstrap, &visit.inode, n)?;
                 if chunk.compressed_offset == offset {
                     writeln!(out, "File: {:?}", OsStr::from_bytes(&full_path(visit.path)))?;
                     self.print_chunk(n, &chunk, out)?;

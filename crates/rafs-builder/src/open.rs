@@ -8,7 +8,7 @@ pub use blob_storage::LocalFs;
 use blob_storage::{Backend, BackendError, BlobReader};
 use bytes::Bytes;
 use rafs_format::toc;
-use rafs_format::{Blob, BlobFeatures, BlobId, Bootstrap, Compressor, FormatError};
+use rafs_format::{Blob, BlobFeatures, BlobId, Bootstrap, Compressor, FormatError, Version};
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
@@ -28,8 +28,6 @@ pub enum OpenError {
     Read { path: PathBuf, source: io::Error },
     #[error("{} is not a RAFS bootstrap: {looks}", path.display())]
     NotABootstrap { path: PathBuf, looks: String },
-    #[error("{}: RAFS v5 bootstraps are not supported by this version yet", path.display())]
-    Version5 { path: PathBuf },
     #[error("bootstrap {} is not valid", path.display())]
     Format { path: PathBuf, source: FormatError },
     #[error("the bootstrap inside {} does not decode", path.display())]
@@ -92,12 +90,9 @@ fn read_bootstrap(path: &Path) -> Result<Vec<u8>, OpenError> {
     let mut file = File::open(path).map_err(failed)?;
     let mut head = Vec::new();
     file.by_ref().take(4096).read_to_end(&mut head).map_err(failed)?;
-    if head.get(1024..1028) == Some(&[0xE2, 0xE1, 0xF5, 0xE0]) {
+    if Version::detect(&head).is_some() {
         file.read_to_end(&mut head).map_err(failed)?;
         return Ok(head);
-    }
-    if head.starts_with(b"SFAR") {
-        return Err(OpenError::Version5 { path: path.to_path_buf() });
     }
     match find_inlined(&file).map_err(failed)? {
         Some((stored, coding)) => {
@@ -215,7 +210,7 @@ mod tests {
         assert!(message(b"\x1f\x8b\x08\0").contains("gzip"));
         assert!(message(b"\x28\xb5\x2f\xfd..").contains("zstd"));
         assert!(message(b"hello").contains("starts with 68 65 6c 6c 6f"));
-        assert!(message(&[b"SFAR".as_slice(), &[0; 8188]].concat()).contains("v5"));
+        assert!(message(&[b"SFAR".as_slice(), &[0; 8188]].concat()).contains("is not valid"));
         let mut tar = vec![0; 1024];
         tar[257..262].copy_from_slice(b"ustar");
         assert!(message(&tar).contains("tar archive"));

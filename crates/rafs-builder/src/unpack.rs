@@ -339,7 +339,7 @@ impl<'a> Walker<'a> {
         let chunk_size = u64::from(self.bootstrap.superblock().chunk_size);
         let mut left = file.size;
         for n in 0..self.bootstrap.chunk_count(file) {
-            let chunk = self.index.resolve(self.bootstrap, self.bootstrap.chunk_ref(file, n)?)?;
+            let chunk = self.index.chunk(self.bootstrap, file, n)?;
             let expected = left.min(chunk_size);
             if u64::from(chunk.uncompressed_size) != expected {
                 let found = chunk.uncompressed_size;

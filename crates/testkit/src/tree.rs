@@ -167,7 +167,7 @@ fn from_meta(meta: &Meta) -> Entry {
         EntryKind::Fifo => ("fifo", (0, 0), String::new()),
         other => panic!("unexpected {other:?}"),
     };
-    let text = |name: &[u8]| String::from_utf8(name.to_vec()).unwrap();
+    let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
     Entry {
         kind: kind.to_owned(),
         mode: format!("{:o}", meta.mode),
