@@ -16,7 +16,8 @@ pub use backend::{Remote, S3, Scheme};
 pub use document::{Document, Version};
 pub use error::{ConfigError, FieldError, Unknown};
 pub use object::{Leaf, Object};
-pub use secret::{Auth, Host, Secret, Url};
+pub use oci_registry::Secret;
+pub use secret::{Auth, Host, Url};
 
 use std::path::Path;
 

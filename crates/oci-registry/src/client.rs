@@ -1,0 +1,413 @@
+//! Reads ranges of blobs of one repository: authentication, redirects, and answers checked to be what was asked for.
+//!
+//! Does not try again what failed, but for what is part of the protocol: a refused credential and a stale redirect are each replaced once.
+//! Invariants: bytes returned are exactly as many as asked for, and the server said they are those; an `Authorization` never goes to
+//! another host; nothing is allocated on the word of a server; no failure is remembered. Knows no digests but as names: who wants to know
+//! whether the bytes are right must hash them.
+
+mod answer;
+mod auth;
+mod error;
+mod header;
+mod tls;
+
+pub use error::{ClientError, SetupError, TransportError};
+pub use header::{Challenge, ContentRange, challenges, content_range};
+
+use crate::Secret;
+use auth::{Auth, Credential};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use reqwest::header::{CACHE_CONTROL, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
+use reqwest::{Response, StatusCode, Url};
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Redirects followed for one request.
+const MAX_REDIRECTS: usize = 5;
+/// A redirect is remembered this long where nobody says how long it holds. Signed URLs live longer; what ends earlier is refused and
+/// asked for again.
+const REDIRECT_LIFE: Duration = Duration::from_secs(600);
+/// Where the whole request has no limit, silence has.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Idle connections are kept this long, and so many of them.
+const IDLE: (Duration, usize) = (Duration::from_secs(60), 64);
+
+/// Where a registry is, and how to talk to it.
+#[derive(Debug, Clone, Default)]
+pub struct ClientOptions {
+    /// TLS, or in the clear?
+    pub https: bool,
+    /// Host, with a port if need be.
+    pub host: String,
+    /// Repository, as `library/debian`.
+    pub repo: String,
+    /// Base64 of `user:password`.
+    pub basic: Option<Secret>,
+    /// Bearer token to begin with.
+    pub token: Option<Secret>,
+    /// Replaces the scheme of places the registry redirects to.
+    pub redirected_scheme: Option<&'static str>,
+    /// Replaces the host, and port, of places the registry redirects to.
+    pub redirected_host: Option<String>,
+    /// Believe any certificate.
+    pub skip_verify: bool,
+    /// PEM files of authorities trusted beside those of the system.
+    pub ca_cert_files: Vec<PathBuf>,
+    /// Longest time for a whole request with all that belongs to it; `None` for no limit.
+    pub timeout: Option<Duration>,
+    /// Longest time for connecting; `None` for no limit but the other.
+    pub connect_timeout: Option<Duration>,
+    /// Value of `User-Agent`; not sent when empty.
+    pub user_agent: String,
+}
+
+/// A client of one repository. Cheap to ask from many tasks at once. Must be used inside a tokio runtime with time and I/O.
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    auth: Auth,
+    redirected: (Option<&'static str>, Option<String>),
+    timeout: Option<Duration>,
+    /// Where blobs were redirected to, by digest.
+    places: Mutex<HashMap<String, Place>>,
+}
+
+#[derive(Clone)]
+struct Place {
+    url: Url,
+    until: Instant,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Client").field("base", &self.base.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client; asks nothing yet. Errors: names that cannot be in a URL, certificates that cannot be read.
+    pub fn new(options: &ClientOptions) -> Result<Self, SetupError> {
+        let base = base(options)?;
+        let tls = tls::config(options.skip_verify, &options.ca_cert_files)?;
+        let mut http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .referer(false)
+            .pool_idle_timeout(IDLE.0)
+            .pool_max_idle_per_host(IDLE.1);
+        if !options.user_agent.is_empty() {
+            http = http.user_agent(&options.user_agent);
+        }
+        if let Some(limit) = options.connect_timeout {
+            http = http.connect_timeout(limit);
+        }
+        if options.timeout.is_none() {
+            http = http.read_timeout(SILENCE);
+        }
+        let http = http.build().map_err(|source| SetupError::Http { source })?;
+        let (basic, token) = (options.basic.clone(), options.token.as_ref());
+        let auth = Auth::new(http.clone(), &options.repo, options.https, options.timeout, basic, token);
+        let auth = auth.ok().ok_or(SetupError::Token)?;
+        let redirected = (options.redirected_scheme, options.redirected_host.clone());
+        Ok(Self { http, base, auth, redirected, timeout: options.timeout, places: Mutex::default() })
+    }
+
+    /// The bytes of `range` (half-open) of the blob: all of them, or an error. An empty range asks nothing.
+    pub async fn read(&self, digest: &str, range: Range<u64>) -> Result<Bytes, ClientError> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        limited(self.timeout, async {
+            let (response, sent) = self.open(digest, &range).await?;
+            answer::range(response, &range, |line| self.auth.redact(line, sent.as_deref())).await
+        })
+        .await
+    }
+
+    /// Size of the blob in bytes. Asked for with a range rather than HEAD: signed URLs are good for one method only.
+    pub async fn size(&self, digest: &str) -> Result<u64, ClientError> {
+        limited(self.timeout, async {
+            let (response, sent) = self.open(digest, &(0..1)).await?;
+            answer::size(response, |line| self.auth.redact(line, sent.as_deref())).await
+        })
+        .await
+    }
+
+    /// An answer to a request for `range`, from wherever the blob is, and the credential that was sent. Its status can be anything but
+    /// a redirect or what a credential would change.
+    async fn open(
+        &self,
+        digest: &str,
+        range: &Range<u64>,
+    ) -> Result<(Response, Option<Arc<Credential>>), ClientError> {
+        if let Some(url) = self.place(digest) {
+            let answer = self.get(&url, range, None).await;
+            match answer {
+                Ok(answer) if answer.status().is_success() || !is_stale(answer.status()) => {
+                    return Ok((answer, None));
+                }
+                // Elsewhere by now, maybe: the registry knows.
+                _stale_or_unreachable => self.forget(digest, &url),
+            }
+        }
+        let url = self.url(digest)?;
+        let (answer, sent) = self.ask(&url, range).await?;
+        let answer = self.follow(digest, url, answer, range, sent.as_deref()).await?;
+        Ok((answer, sent))
+    }
+
+    /// Asks the registry itself, and once more where it wants another credential.
+    async fn ask(
+        &self,
+        url: &Url,
+        range: &Range<u64>,
+    ) -> Result<(Response, Option<Arc<Credential>>), ClientError> {
+        let first = self.auth.current().await;
+        let answer = self.get(url, range, first.as_deref()).await?;
+        if answer.status() != StatusCode::UNAUTHORIZED {
+            return Ok((answer, first));
+        }
+        if let Some(first) = &first {
+            self.auth.forget(first);
+        }
+        let headers = answer.headers().clone();
+        let fields: Vec<_> =
+            headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()).collect();
+        let said = self.said(answer, first.as_deref()).await;
+        let second = self.auth.answer(&fields, first.as_ref(), said).await?;
+        let answer = self.get(url, range, Some(&second)).await?;
+        if answer.status() != StatusCode::UNAUTHORIZED {
+            return Ok((answer, Some(second)));
+        }
+        self.auth.forget(&second);
+        let said = self.said(answer, Some(&second)).await;
+        Err(ClientError::Refused { with: second.name(), said })
+    }
+
+    /// What a refusal says.
+    async fn said(&self, answer: Response, sent: Option<&Credential>) -> String {
+        match answer::status(answer, |line| self.auth.redact(line, sent)).await {
+            ClientError::Status { said, .. } => said,
+            _ => String::new(),
+        }
+    }
+
+    /// Goes where the registry's answer points, until something else is answered. The place is remembered where it gives bytes and is
+    /// another host's; a credential goes to the registry only.
+    async fn follow(
+        &self,
+        digest: &str,
+        mut at: Url,
+        mut answer: Response,
+        range: &Range<u64>,
+        sent: Option<&Credential>,
+    ) -> Result<Response, ClientError> {
+        let mut life = REDIRECT_LIFE;
+        for _hop in 0..MAX_REDIRECTS {
+            if !is_redirect(answer.status()) {
+                let elsewhere = at.origin() != self.base.origin();
+                if elsewhere && answer.status().is_success() {
+                    self.remember(digest, at, life);
+                }
+                return Ok(answer);
+            }
+            let age = answer::text(answer.headers(), CACHE_CONTROL).and_then(header::max_age);
+            life = life.min(age.unwrap_or(REDIRECT_LIFE));
+            at = self.target(&at, &answer)?;
+            let sent = sent.filter(|_| at.origin() == self.base.origin());
+            answer = self.get(&at, range, sent).await?;
+        }
+        if is_redirect(answer.status()) {
+            return Err(ClientError::Redirects { limit: MAX_REDIRECTS });
+        }
+        Ok(answer)
+    }
+
+    /// Where a redirect from `at` goes.
+    fn target(&self, at: &Url, answer: &Response) -> Result<Url, ClientError> {
+        let nowhere = || ClientError::Answer { found: "a redirect to nowhere" };
+        let location = answer::text(answer.headers(), LOCATION).ok_or_else(nowhere)?;
+        let mut url = at.join(location).ok().ok_or_else(nowhere)?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(nowhere());
+        }
+        if url.origin() == self.base.origin() {
+            return Ok(url);
+        }
+        let (scheme, host) = &self.redirected;
+        let replaced = scheme.is_none_or(|scheme| url.set_scheme(scheme).is_ok())
+            && host.as_deref().is_none_or(|host| set_host(&mut url, host));
+        replaced.then_some(url).ok_or_else(nowhere)
+    }
+
+    async fn get(
+        &self,
+        url: &Url,
+        range: &Range<u64>,
+        credential: Option<&Credential>,
+    ) -> Result<Response, ClientError> {
+        let last = range.end.saturating_sub(1);
+        let mut request = self.http.get(url.clone()).header(RANGE, format!("bytes={}-{last}", range.start));
+        if let Some(credential) = credential {
+            request = request.header(reqwest::header::AUTHORIZATION, credential.header());
+        }
+        // A cache that compresses would change what ranges mean.
+        request = request.header(reqwest::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        Ok(request.send().await?)
+    }
+
+    /// Where the registry has the blob.
+    fn url(&self, digest: &str) -> Result<Url, ClientError> {
+        let usable = |c: char| c.is_ascii_alphanumeric() || ":_-+.".contains(c);
+        if digest.is_empty() || digest.starts_with('.') || !digest.chars().all(usable) {
+            return Err(ClientError::Digest { digest: digest.chars().take(100).collect() });
+        }
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{digest}", self.base.path()));
+        Ok(url)
+    }
+
+    fn place(&self, digest: &str) -> Option<Url> {
+        let mut places = self.places.lock();
+        let place = places.get(digest)?;
+        if place.until <= Instant::now() {
+            places.remove(digest);
+            return None;
+        }
+        Some(place.url.clone())
+    }
+
+    fn remember(&self, digest: &str, url: Url, life: Duration) {
+        if let Some(until) = Instant::now().checked_add(life).filter(|_| !life.is_zero()) {
+            self.places.lock().insert(digest.to_owned(), Place { url, until });
+        }
+    }
+
+    /// Forgets that the blob is at `url`, unless somebody has found another place meanwhile.
+    fn forget(&self, digest: &str, url: &Url) {
+        let mut places = self.places.lock();
+        if places.get(digest).is_some_and(|place| place.url == *url) {
+            places.remove(digest);
+        }
+    }
+}
+
+/// `https://host/v2/<repo>/blobs/`.
+fn base(options: &ClientOptions) -> Result<Url, SetupError> {
+    let usable = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let name = |part: &str| !part.is_empty() && !part.starts_with('.') && part.chars().all(usable);
+    if !options.repo.split('/').all(name) {
+        return Err(SetupError::Repo { repo: options.repo.clone() });
+    }
+    let wrong = || SetupError::Host { host: options.host.rsplit('@').next().unwrap_or_default().to_owned() };
+    if options.host.is_empty() || options.host.contains(['/', '@', '?', '#', '\\']) {
+        return Err(wrong());
+    }
+    let scheme = if options.https { "https" } else { "http" };
+    let url = Url::parse(&format!("{scheme}://{}/v2/{}/blobs/", options.host, options.repo));
+    url.ok().ok_or_else(wrong)
+}
+
+/// Replaces host and port of `url` by those in `host`. `false`: it is no host.
+fn set_host(url: &mut Url, host: &str) -> bool {
+    let Ok(other) = Url::parse(&format!("{}://{host}/", url.scheme())) else { return false };
+    url.set_host(other.host_str()).is_ok() && url.set_port(other.port()).is_ok()
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// Does an answer from a remembered place say that the place is no longer good?
+fn is_stale(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 403 | 404 | 410) || is_redirect(status)
+}
+
+/// The result of `work`, or an error after `limit`.
+async fn limited<T>(
+    limit: Option<Duration>,
+    work: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    let Some(after) = limit else { return work.await };
+    let done = tokio::time::timeout(after, work).await;
+    done.unwrap_or(Err(ClientError::Timeout { after }))
+}
+
+/// `line` without `secrets`, and without queries of URLs, which may hold signatures.
+fn redact(line: &str, secrets: &[&str]) -> String {
+    let mut line = line.to_owned();
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        line = line.replace(secret, "***");
+    }
+    let mut rest = line.as_str();
+    let mut shown = String::new();
+    while let Some((before, query)) = rest.split_once('?') {
+        let end = query.find(|c: char| c.is_whitespace() || "\"'<>".contains(c)).unwrap_or(query.len());
+        let (query, after) = query.split_at(end);
+        shown.push_str(before);
+        shown.push_str(if query.contains('=') { "?***" } else { "?" });
+        shown.push_str(if query.contains('=') { "" } else { query });
+        rest = after;
+    }
+    shown + rest
+}
+
+#[cfg(test)]
+fn plain_http() -> reqwest::Client {
+    let tls = tls::config(true, &[]).unwrap();
+    reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(host: &str, repo: &str) -> ClientOptions {
+        ClientOptions { host: host.into(), repo: repo.into(), ..ClientOptions::default() }
+    }
+
+    #[test]
+    fn names_that_would_be_more_than_names_are_refused() {
+        for host in ["", "a/b", "u:p@h", "h?x", "h#x", "a b", "h:99999"] {
+            let refused = base(&options(host, "r"));
+            assert!(matches!(refused, Err(SetupError::Host { .. })), "{host}: {refused:?}");
+        }
+        for repo in ["", "/", "a//b", "../x", "a/..", "a/./b", "a?b", "a#b", "a b", "a%2fb"] {
+            let refused = base(&options("h", repo));
+            assert!(matches!(refused, Err(SetupError::Repo { .. })), "{repo}: {refused:?}");
+        }
+        let client = Client::new(&options("[::1]:5000", "a/b-c_d.e")).unwrap();
+        let url = client.url("sha256:0a").unwrap();
+        assert_eq!(url.as_str(), "http://[::1]:5000/v2/a/b-c_d.e/blobs/sha256:0a");
+        for digest in ["", "a/b", "..", "a?b", "a b"] {
+            assert!(matches!(client.url(digest), Err(ClientError::Digest { .. })), "{digest}");
+        }
+    }
+
+    #[test]
+    fn what_servers_say_is_shown_without_secrets() {
+        for (line, expected) in [
+            ("wrong password pw for me", "wrong password *** for me"),
+            ("see https://s3/x?X-Sig=abc&y=1 or not?", "see https://s3/x?*** or not?"),
+            ("<a href=\"x?y=z\">?", "<a href=\"x?***\">?"),
+            ("", ""),
+        ] {
+            assert_eq!(redact(line, &["pw", ""]), expected);
+        }
+    }
+
+    #[test]
+    fn hosts_of_redirects_are_replaced_with_their_ports() {
+        let mut url = Url::parse("https://a:1/p?q").unwrap();
+        assert!(set_host(&mut url, "b"));
+        assert_eq!(url.as_str(), "https://b/p?q");
+        assert!(set_host(&mut url, "[::1]:7") && !set_host(&mut url, ""));
+        assert_eq!(url.as_str(), "https://[::1]:7/p?q");
+    }
+}

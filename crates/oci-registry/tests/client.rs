@@ -1,0 +1,411 @@
+//! The client against servers that say what no good server says, and against every step of authentication.
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use base64::Engine;
+use oci_registry::Secret;
+use oci_registry::client::{Client, ClientError, ClientOptions};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a server read.
+#[derive(Debug, Clone, Default)]
+struct Request {
+    method: String,
+    path: String,
+    headers: HashMap<String, String>,
+    body: String,
+}
+
+impl Request {
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// First and last byte wanted.
+    fn range(&self) -> (usize, usize) {
+        let (first, last) = self.header("range").strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        (first.parse().unwrap(), last.parse().unwrap())
+    }
+}
+
+/// What a server writes: head and body as they go over the wire, and whether it then hangs.
+#[derive(Debug, Clone)]
+struct Reply {
+    head: String,
+    body: Vec<u8>,
+    length: Option<usize>,
+    hang: bool,
+}
+
+fn reply(status: u16) -> Reply {
+    Reply { head: format!("HTTP/1.1 {status} x\r\n"), body: Vec::new(), length: None, hang: false }
+}
+
+impl Reply {
+    fn header(mut self, name: &str, value: &str) -> Self {
+        self.head += &format!("{name}: {value}\r\n");
+        self
+    }
+
+    fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Promises another length than it sends.
+    fn promise(mut self, length: usize) -> Self {
+        self.length = Some(length);
+        self
+    }
+
+    /// Sends nothing more, and does not close.
+    fn hang(mut self) -> Self {
+        self.hang = true;
+        self
+    }
+}
+
+type Answer = dyn Fn(&Request) -> Reply + Send + Sync;
+
+/// A server on loopback that notes what it is asked.
+struct Server {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Server {
+    fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Self { address: listener.local_addr().unwrap(), requests: Arc::default() };
+        let (answer, requests): (Arc<Answer>, _) = (Arc::new(answer), Arc::clone(&server.requests));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (answer, requests) = (Arc::clone(&answer), Arc::clone(&requests));
+                std::thread::spawn(move || serve(stream, &*answer, &requests));
+            }
+        });
+        server
+    }
+
+    fn client(&self, change: impl FnOnce(&mut ClientOptions)) -> Client {
+        let mut options = ClientOptions {
+            host: self.address.to_string(),
+            repo: "a/b".into(),
+            user_agent: "t/1".into(),
+            ..ClientOptions::default()
+        };
+        change(&mut options);
+        Client::new(&options).unwrap()
+    }
+
+    fn asked(&self, path: &str) -> Vec<Request> {
+        self.requests.lock().iter().filter(|request| request.path.starts_with(path)).cloned().collect()
+    }
+}
+
+fn serve(stream: TcpStream, answer: &Answer, requests: &Mutex<Vec<Request>>) {
+    let Some(request) = read_request(&stream) else { return };
+    requests.lock().push(request.clone());
+    let reply = answer(&request);
+    let length = reply.length.unwrap_or(reply.body.len());
+    let head = format!("{}Content-Length: {length}\r\nConnection: close\r\n\r\n", reply.head);
+    // Who has gone away reads nothing.
+    let _sent = (&stream).write_all(head.as_bytes()).is_ok() && (&stream).write_all(&reply.body).is_ok();
+    if reply.hang {
+        let _closed = (&stream).read(&mut [0]).is_ok();
+    }
+}
+
+fn read_request(stream: &TcpStream) -> Option<Request> {
+    let mut reader = BufReader::new(stream);
+    let mut line = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|&read| read > 0).map(|_| line.trim_end().to_owned())
+    };
+    let first = line()?;
+    let mut words = first.split(' ').map(str::to_owned);
+    let mut request = Request { method: words.next()?, path: words.next()?, ..Request::default() };
+    while let Some((name, value)) = line().as_deref().and_then(|line| line.split_once(": ")) {
+        request.headers.insert(name.to_ascii_lowercase(), value.to_owned());
+    }
+    let mut body = vec![0; request.header("content-length").parse().unwrap_or(0)];
+    reader.read_exact(&mut body).ok()?;
+    request.body = String::from_utf8(body).unwrap();
+    Some(request)
+}
+
+const BLOB: &[u8] = b"0123456789";
+const DIGEST: &str = "sha256:0a";
+
+/// What a good server says.
+fn partial(request: &Request) -> Reply {
+    let (first, last) = request.range();
+    let last = last.min(BLOB.len() - 1);
+    let range = format!("bytes {first}-{last}/{}", BLOB.len());
+    reply(206).header("Content-Range", &range).body(&BLOB[first..=last])
+}
+
+fn basic(text: &str) -> Secret {
+    Secret::new(base64::engine::general_purpose::STANDARD.encode(text))
+}
+
+#[tokio::test]
+async fn ranges_are_exact_or_refused() {
+    let server = Server::start(partial);
+    let client = server.client(|_| {});
+    for (range, expected) in [(0..1, "0"), (9..10, "9"), (0..10, "0123456789"), (3..7, "3456")] {
+        assert_eq!(client.read(DIGEST, range).await.unwrap(), expected);
+    }
+    assert_eq!(client.read(DIGEST, 5..5).await.unwrap(), "");
+    assert_eq!(server.asked("/").len(), 4, "one request each, none for nothing");
+    assert_eq!(server.asked("/")[0].path, "/v2/a/b/blobs/sha256:0a");
+    let past = client.read(DIGEST, 5..11).await.unwrap_err();
+    assert!(matches!(past, ClientError::OutOfRange { size: 10 }), "{past}");
+    assert_eq!(client.size(DIGEST).await.unwrap(), 10);
+    let huge = client.read(DIGEST, 0..1 << 40).await.unwrap_err();
+    assert!(matches!(huge, ClientError::TooLong { .. }), "{huge}");
+}
+
+/// The error of reading 2..6 from a server that answers `answer`.
+async fn misled(answer: Reply) -> ClientError {
+    let server = Server::start(move |_| answer.clone());
+    let client = server.client(|options| options.timeout = Some(Duration::from_secs(30)));
+    client.read(DIGEST, 2..6).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn wrong_answers_are_errors() {
+    let ranged = |range: &str| reply(206).header("Content-Range", range);
+    for (answer, expected) in [
+        (reply(206).body("2345"), "asked for bytes 2..6, got no Content-Range"),
+        (ranged("bytes 0-3/10").body("0123"), "asked for bytes 2..6, got bytes 0-3/10"),
+        (ranged("bytes 2-4/10").body("234"), "asked for bytes 2..6, got bytes 2-4/10"),
+        (ranged("bytes 2-9/10").body("23456789"), "asked for bytes 2..6, got bytes 2-9/10"),
+        (ranged("bytes 2-5/10").body("234"), "got 3 bytes"),
+        (ranged("bytes 2-5/10").body("23456"), "asked for bytes 2..6, got 5 bytes"),
+        (ranged("bytes 2-3/4").body("23"), "blob is 4 bytes long"),
+        (reply(200), "got 0 bytes"),
+        (reply(200).body("01234"), "got 3 bytes"),
+        (reply(204), "status 204"),
+        (reply(302), "a redirect to nowhere is not an answer that was expected"),
+        (
+            reply(302).header("Location", "ftp://x/"),
+            "a redirect to nowhere is not an answer that was expected",
+        ),
+        (reply(307).header("Location", "/again"), "redirected more than 5 times"),
+        (reply(401), "the registry offers no way to authenticate that can be used: , and no user is given"),
+        (reply(404).body("\n{\"errors\":\t1}\nmore"), "status 404: {\"errors\": 1}"),
+        (reply(416), "status 416"),
+        (ranged("bytes */5").body("").status(416), "blob is 5 bytes long"),
+        (reply(500).body(vec![b'x'; 1000]), &format!("status 500: {}", "x".repeat(256))),
+    ] {
+        let error = misled(answer.clone()).await;
+        assert_eq!(error.to_string(), expected, "{answer:?}");
+    }
+    let cut = misled(ranged("bytes 2-5/10").body("23").promise(4)).await;
+    assert!(matches!(cut, ClientError::Transport(_)), "{cut}");
+    let busy = misled(reply(429).header("Retry-After", "7")).await;
+    let pause = Some(Duration::from_secs(7));
+    assert!(matches!(busy, ClientError::Status { code: 429, retry_after, .. } if retry_after == pause));
+}
+
+impl Reply {
+    fn status(mut self, status: u16) -> Self {
+        self.head = self.head.replacen("206", &status.to_string(), 1);
+        self
+    }
+}
+
+#[tokio::test]
+async fn servers_that_ignore_ranges_are_read_to_a_bound() {
+    let server = Server::start(|_| reply(200).body(BLOB));
+    let client = server.client(|_| {});
+    assert_eq!(client.read(DIGEST, 3..7).await.unwrap(), "3456");
+    assert_eq!(client.size(DIGEST).await.unwrap(), 10);
+    let far = client.read(DIGEST, 1 << 40..(1 << 40) + 1).await.unwrap_err();
+    assert!(matches!(far, ClientError::RangesIgnored { .. }), "{far}");
+}
+
+#[tokio::test]
+async fn silence_ends_with_the_timeout() {
+    for sent in ["", "01"] {
+        let answer = reply(206).header("Content-Range", "bytes 0-3/10").body(sent).promise(4).hang();
+        let server = Server::start(move |_| answer.clone());
+        let client = server.client(|options| options.timeout = Some(Duration::from_millis(100)));
+        let error = client.read(DIGEST, 0..4).await.unwrap_err();
+        assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
+    }
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let options = ClientOptions { host: dead.to_string(), repo: "a".into(), ..ClientOptions::default() };
+    let error = Client::new(&options).unwrap().read(DIGEST, 0..4).await.unwrap_err();
+    assert!(error.to_string().contains("Connection refused"), "{error}");
+}
+
+#[tokio::test]
+async fn basic_credentials_are_sent_when_wanted() {
+    let server = Server::start(|request| match request.header("authorization") {
+        "Basic dTpwdw==" => partial(request),
+        other => reply(401).header("WWW-Authenticate", "Basic realm=\"x\"").body(format!("not {other}, pw")),
+    });
+    let client = server.client(|options| options.basic = Some(basic("u:pw")));
+    for _ in 0..2 {
+        assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
+    }
+    assert_eq!(server.asked("/").len(), 3, "the challenge is answered once");
+    let wrong = server.client(|options| options.basic = Some(basic("u:secret")));
+    let error = wrong.read(DIGEST, 0..1).await.unwrap_err();
+    assert!(matches!(error, ClientError::Refused { .. }), "{error}");
+    assert!(error.to_string().contains("not Basic ***, pw"), "{error}");
+    let none = server.client(|_| {}).read(DIGEST, 0..1).await.unwrap_err();
+    assert!(matches!(none, ClientError::NoWay { .. }), "{none}");
+}
+
+/// A registry with a token service. `valid` is the token it takes; each asked for is `t<n>`.
+struct Tokens {
+    server: Server,
+    valid: Arc<Mutex<String>>,
+}
+
+impl Tokens {
+    fn start(method: &'static str) -> Self {
+        let valid = Arc::new(Mutex::new("t0".to_owned()));
+        let current = Arc::clone(&valid);
+        let server = Server::start(move |request| {
+            let host = request.header("host");
+            if request.path.starts_with("/token") {
+                if request.method != method {
+                    return reply(405);
+                }
+                // Long enough for all who wait to come.
+                std::thread::sleep(Duration::from_millis(50));
+                return reply(200)
+                    .body(format!("{{\"token\": \"{}\", \"expires_in\": 300}}", current.lock()));
+            }
+            if request.header("authorization") == format!("Bearer {}", current.lock()) {
+                return partial(request);
+            }
+            let challenge = format!("Bearer realm=\"http://{host}/token?x=y\",service=\"s\"");
+            reply(401).header("WWW-Authenticate", &challenge)
+        });
+        Self { server, valid }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_asked_for_once_by_all_who_wait_and_again_when_refused() {
+    let tokens = Tokens::start("GET");
+    let client = Arc::new(tokens.server.client(|options| options.basic = Some(basic("u:pw"))));
+    let all = |n: u64| {
+        let one = |_| {
+            let client = Arc::clone(&client);
+            tokio::spawn(async move { client.read(DIGEST, 0..10).await.unwrap() })
+        };
+        futures_util::future::join_all((0..n).map(one))
+    };
+    assert!(all(32).await.into_iter().all(|read| read.unwrap() == BLOB));
+    let asked = tokens.server.asked("/token");
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].path, "/token?x=y&service=s&scope=repository%3Aa%2Fb%3Apull");
+    assert_eq!(asked[0].header("authorization"), "Basic dTpwdw==");
+    // Expired in the middle.
+    "t1".clone_into(&mut tokens.valid.lock());
+    assert!(all(32).await.into_iter().all(|read| read.unwrap() == BLOB));
+    assert_eq!(tokens.server.asked("/token").len(), 2);
+}
+
+#[tokio::test]
+async fn token_services_that_want_post_get_it() {
+    let tokens = Tokens::start("POST");
+    let client = tokens.server.client(|options| options.basic = Some(basic("u:p&w")));
+    assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
+    "t1".clone_into(&mut tokens.valid.lock());
+    assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
+    let asked = tokens.server.asked("/token");
+    let methods: Vec<_> = asked.iter().map(|request| request.method.as_str()).collect();
+    assert_eq!(methods, ["GET", "POST", "POST"], "the way that works is remembered");
+    assert_eq!(
+        asked[1].body,
+        "service=s&scope=repository%3Aa%2Fb%3Apull&client_id=nydus-registry-client\
+         &grant_type=password&username=u&password=p%26w"
+    );
+}
+
+#[tokio::test]
+async fn a_token_given_is_used_first_and_replaced_when_refused() {
+    let tokens = Tokens::start("GET");
+    let client = tokens.server.client(|options| options.token = Some(Secret::new("t0")));
+    assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
+    assert_eq!(tokens.server.requests.lock().len(), 1);
+    "t1".clone_into(&mut tokens.valid.lock());
+    assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
+    assert_eq!(tokens.server.asked("/token").len(), 1);
+}
+
+#[tokio::test]
+async fn a_token_service_that_fails_is_asked_again_by_the_next_read() {
+    let broken = Arc::new(Mutex::new(true));
+    let state = Arc::clone(&broken);
+    let server = Server::start(move |request| {
+        let host = request.header("host");
+        if request.path.starts_with("/token") {
+            let down = *state.lock();
+            let said = format!("down for {}, user u", request.header("authorization"));
+            return if down { reply(503).body(said) } else { reply(200).body("{\"access_token\": \"t\"}") };
+        }
+        match request.header("authorization") {
+            "Bearer t" => partial(request),
+            _ => reply(401).header("WWW-Authenticate", &format!("Bearer realm=\"http://{host}/token\"")),
+        }
+    });
+    let client = server.client(|options| options.basic = Some(basic("me:pw")));
+    let error = client.read(DIGEST, 0..1).await.unwrap_err().to_string();
+    assert!(error.starts_with("no token from http://127.0.0.1:"), "{error}");
+    assert!(error.ends_with("/token: status 503: down for Basic ***, user u"), "{error}");
+    *broken.lock() = false;
+    assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
+}
+
+#[tokio::test]
+async fn redirects_are_remembered_and_no_credential_goes_there() {
+    let signature = Arc::new(Mutex::new(1));
+    let (good, given) = (Arc::clone(&signature), Arc::clone(&signature));
+    let store = Server::start(move |request| {
+        if request.path == format!("/blob?sig={}", good.lock()) { partial(request) } else { reply(403) }
+    });
+    let elsewhere = store.address;
+    let server = Server::start(move |request| match request.header("authorization") {
+        "Basic dTpwdw==" if request.path == "/next" => {
+            reply(307).header("Location", &format!("http://{elsewhere}/blob?sig={}", given.lock()))
+        }
+        "Basic dTpwdw==" => reply(302).header("Location", "/next"),
+        _ => reply(401).header("WWW-Authenticate", "Basic realm=\"x\""),
+    });
+    let client = server.client(|options| options.basic = Some(basic("u:pw")));
+    assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
+    assert_eq!(server.asked("/").len(), 3);
+    assert_eq!(client.read(DIGEST, 1..2).await.unwrap(), "1");
+    assert_eq!(server.asked("/").len(), 3, "the place is remembered");
+    *signature.lock() = 2;
+    assert_eq!(client.read(DIGEST, 2..3).await.unwrap(), "2");
+    assert_eq!(server.asked("/").len(), 5, "and asked for again where it is refused");
+    let asked = store.asked("/");
+    assert_eq!(asked.len(), 4);
+    assert!(asked.iter().all(|request| !request.headers.contains_key("authorization")), "{asked:?}");
+    assert!(asked.iter().all(|request| request.header("user-agent") == "t/1"));
+}
+
+#[tokio::test]
+async fn redirects_can_be_sent_to_another_host_by_configuration() {
+    let store = Server::start(partial);
+    let server = Server::start(|_| reply(307).header("Location", "https://bucket.invalid/blob"));
+    let client = server.client(|options| {
+        options.redirected_scheme = Some("http");
+        options.redirected_host = Some(store.address.to_string());
+    });
+    assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
+    assert_eq!(store.asked("/blob").len(), 1);
+}
