@@ -1,12 +1,23 @@
 //! Where blobs come from. A [`BlobReader`] reads ranges of one immutable blob; a [`Backend`] finds blobs by id. What they
 //! return is *unverified*: whoever uses it must check it. Knows ids and byte ranges, nothing of chunks.
+//!
+//! Backends ask once. [`Retry`] and [`Deadline`] are readers around readers; [`Patient`] puts both around all readers of a backend.
 
 pub mod config;
+mod deadline;
 mod error;
 mod local_fs;
+mod patient;
+mod registry;
+mod retry;
 
-pub use error::{BackendCause, BackendError};
+pub use deadline::Deadline;
+pub use error::{BackendCause, BackendError, Source, Status};
 pub use local_fs::LocalFs;
+pub use oci_registry::client::SetupError;
+pub use patient::{Patience, Patient};
+pub use registry::Registry;
+pub use retry::Retry;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -33,8 +44,24 @@ pub trait BlobReader: Send + Sync + Debug {
     fn size(&self) -> BoxFuture<'_, Result<u64, BackendError>>;
 }
 
+impl<R: BlobReader + ?Sized> BlobReader for Arc<R> {
+    fn read(&self, range: Range<u64>, priority: Priority) -> BoxFuture<'_, Result<Bytes, BackendError>> {
+        (**self).read(range, priority)
+    }
+
+    fn size(&self) -> BoxFuture<'_, Result<u64, BackendError>> {
+        (**self).size()
+    }
+}
+
 /// Finds blobs by id.
 pub trait Backend: Send + Sync + Debug {
     /// A reader of the blob. May find out only when reading that there is no such blob; local backends say so here.
     fn open(&self, id: &BlobId) -> Result<Arc<dyn BlobReader>, BackendError>;
+}
+
+impl<B: Backend + ?Sized> Backend for Arc<B> {
+    fn open(&self, id: &BlobId) -> Result<Arc<dyn BlobReader>, BackendError> {
+        (**self).open(id)
+    }
 }

@@ -44,13 +44,18 @@ impl LocalFs {
 
 impl Backend for LocalFs {
     fn open(&self, id: &BlobId) -> Result<Arc<dyn BlobReader>, BackendError> {
-        let failed = |endpoint, cause| BackendError { endpoint, blob: id.to_string(), range: None, cause };
+        let failed = |endpoint: String, cause| BackendError {
+            endpoint: endpoint.into(),
+            blob: id.as_str().into(),
+            range: None,
+            cause,
+        };
         for path in self.candidates(id) {
             match open_file(&path) {
                 Ok(Some((file, size))) => {
-                    let endpoint = format!("localfs {}", path.display());
+                    let endpoint = format!("localfs {}", path.display()).into();
                     let file = Arc::new(file);
-                    return Ok(Arc::new(LocalBlob { file, size, endpoint, blob: id.to_string() }));
+                    return Ok(Arc::new(LocalBlob { file, size, endpoint, blob: id.as_str().into() }));
                 }
                 Ok(None) => {}
                 Err(source) => {
@@ -82,13 +87,18 @@ fn open_file(path: &Path) -> io::Result<Option<(File, u64)>> {
 struct LocalBlob {
     file: Arc<File>,
     size: u64,
-    endpoint: String,
-    blob: String,
+    endpoint: Arc<str>,
+    blob: Arc<str>,
 }
 
 impl LocalBlob {
     fn error(&self, range: Range<u64>, cause: BackendCause) -> BackendError {
-        BackendError { endpoint: self.endpoint.clone(), blob: self.blob.clone(), range: Some(range), cause }
+        BackendError {
+            endpoint: Arc::clone(&self.endpoint),
+            blob: Arc::clone(&self.blob),
+            range: Some(range),
+            cause,
+        }
     }
 }
 

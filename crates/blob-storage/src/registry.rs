@@ -1,0 +1,143 @@
+//! Blobs of a repository of an OCI registry. Asks nothing before the first read, so a registry that is away keeps nobody from mounting;
+//! knows nothing of HTTP but what errors say.
+
+use crate::config::{self, Scheme};
+use crate::{Backend, BackendCause, BackendError, BlobReader, Priority, Status};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use oci_registry::Secret;
+use oci_registry::client::{Client, ClientError, ClientOptions, SetupError};
+use rafs_format::BlobId;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+/// A repository. Its readers share connections, credentials and the knowledge where blobs are.
+#[derive(Debug)]
+pub struct Registry {
+    client: Arc<Client>,
+    endpoint: Arc<str>,
+}
+
+impl Registry {
+    /// The repository that `config` names. Errors: names that no registry has, certificates that cannot be read.
+    pub fn new(config: &config::Registry) -> Result<Self, SetupError> {
+        let client = Arc::new(Client::new(&options(config))?);
+        let endpoint = format!("registry {}://{}/{}", scheme(config.scheme), config.host, config.repo);
+        Ok(Self { client, endpoint: endpoint.into() })
+    }
+
+    /// What errors call it.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+}
+
+fn scheme(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    }
+}
+
+fn options(config: &config::Registry) -> ClientOptions {
+    ClientOptions {
+        https: config.scheme == Scheme::Https,
+        host: config.host.to_string(),
+        repo: config.repo.clone(),
+        basic: config.auth.as_ref().map(|auth| Secret::new(auth.expose())),
+        token: config.registry_token.clone(),
+        redirected_scheme: config.blob_url_scheme.map(scheme),
+        redirected_host: config.blob_redirected_host.as_ref().map(ToString::to_string),
+        skip_verify: config.remote.skip_verify,
+        ca_cert_files: config.remote.ca_cert_files.clone(),
+        timeout: config.remote.timeout,
+        connect_timeout: config.remote.connect_timeout,
+        user_agent: concat!("nydusd/", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
+}
+
+impl Backend for Registry {
+    fn open(&self, id: &BlobId) -> Result<Arc<dyn BlobReader>, BackendError> {
+        Ok(Arc::new(RegistryBlob {
+            client: Arc::clone(&self.client),
+            endpoint: Arc::clone(&self.endpoint),
+            digest: format!("sha256:{id}"),
+            blob: id.as_str().into(),
+            size: OnceLock::new(),
+        }))
+    }
+}
+
+/// One blob of a repository.
+#[derive(Debug)]
+struct RegistryBlob {
+    client: Arc<Client>,
+    endpoint: Arc<str>,
+    digest: String,
+    blob: Arc<str>,
+    /// Once the registry has said it.
+    size: OnceLock<u64>,
+}
+
+impl RegistryBlob {
+    fn error(&self, range: Option<Range<u64>>, error: ClientError) -> BackendError {
+        BackendError {
+            endpoint: Arc::clone(&self.endpoint),
+            blob: Arc::clone(&self.blob),
+            range,
+            cause: cause(error),
+        }
+    }
+}
+
+impl BlobReader for RegistryBlob {
+    fn read(&self, range: Range<u64>, _priority: Priority) -> BoxFuture<'_, Result<Bytes, BackendError>> {
+        Box::pin(async move {
+            let read = self.client.read(&self.digest, range.clone()).await;
+            read.map_err(|error| self.error(Some(range), error))
+        })
+    }
+
+    fn size(&self) -> BoxFuture<'_, Result<u64, BackendError>> {
+        Box::pin(async {
+            if let Some(size) = self.size.get() {
+                return Ok(*size);
+            }
+            let size = self.client.size(&self.digest).await.map_err(|error| self.error(None, error))?;
+            Ok(*self.size.get_or_init(|| size))
+        })
+    }
+}
+
+/// What an error means to those who know no registries.
+fn cause(error: ClientError) -> BackendCause {
+    match error {
+        ClientError::Status { code: 404, .. } => BackendCause::NotFound,
+        ClientError::Status { code, said, retry_after } => {
+            BackendCause::Status(Box::new(Status { code, said, retry_after }))
+        }
+        ClientError::OutOfRange { size } => BackendCause::OutOfRange { size },
+        ClientError::Short { found } => BackendCause::Short { found },
+        ClientError::Timeout { after } => BackendCause::Timeout { after },
+        ClientError::Transport(source) => BackendCause::Transport(Box::new(source)),
+        ClientError::Token { ref cause, .. } if is_passing(cause) => BackendCause::Transport(Box::new(error)),
+        ClientError::Refused { .. } | ClientError::NoWay { .. } | ClientError::Token { .. } => {
+            BackendCause::Auth(Box::new(error))
+        }
+        ClientError::RangesIgnored { .. }
+        | ClientError::TooLong { .. }
+        | ClientError::Redirects { .. }
+        | ClientError::Digest { .. } => BackendCause::Unable(Box::new(error)),
+        // Wrong ranges, and whatever comes to be: worth another try.
+        other => BackendCause::Answer(Box::new(other)),
+    }
+}
+
+/// May a token service that failed so give a token soon?
+fn is_passing(cause: &ClientError) -> bool {
+    match cause {
+        ClientError::Status { code, .. } => matches!(code, 408 | 429 | 500..=599),
+        ClientError::Timeout { .. } | ClientError::Transport(_) => true,
+        _ => false,
+    }
+}
