@@ -15,10 +15,8 @@ use std::path::PathBuf;
 pub enum DaemonError {
     #[error("cannot read bootstrap {}", path.display())]
     Bootstrap { path: PathBuf, source: io::Error },
-    #[error("{} is not a RAFS v6 bootstrap, or a damaged one", path.display())]
+    #[error("{} is not a RAFS bootstrap, or a damaged one", path.display())]
     Format { path: PathBuf, source: Box<FormatError> },
-    #[error("{}: RAFS v5 bootstraps are not supported by this version yet", path.display())]
-    Version5 { path: PathBuf },
     #[error("bootstrap {} is damaged: it is named after its SHA-256, but that is {found}", path.display())]
     Name { path: PathBuf, found: String },
     #[error("backend {kind} is not supported by this version yet, only localfs")]

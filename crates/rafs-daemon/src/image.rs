@@ -61,9 +61,6 @@ fn refuse_unsupported(config: &Config) -> Result<(), DaemonError> {
 fn read_bootstrap(path: &Path) -> Result<Bootstrap<Bytes>, DaemonError> {
     let bytes = crate::whole::read(path)
         .map_err(|source| DaemonError::Bootstrap { path: path.to_path_buf(), source })?;
-    if bytes.starts_with(b"SFAR") {
-        return Err(DaemonError::Version5 { path: path.to_path_buf() });
-    }
     let name = path.file_name().and_then(|name| name.to_str());
     let is_hex = |name: &str| name.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
     if let Some(name) = name.filter(|name| name.len() == SHA256_HEX && is_hex(name)) {

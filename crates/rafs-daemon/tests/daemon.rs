@@ -52,8 +52,8 @@ fn what_is_missing_or_damaged_is_one_line_that_names_it() {
     std::fs::rename(place.dir.path().join("away"), place.dir.path().join(&id)).unwrap();
     for (damage, expected) in [
         (&b""[..], "superblock at 0x400"),
-        (b"SFAR", "RAFS v5 bootstraps are not supported"),
-        (&image.bootstrap[..5000], "is not a RAFS v6 bootstrap, or a damaged one"),
+        (b"SFAR", "superblock at 0x0 + 0x2000"),
+        (&image.bootstrap[..5000], "is not a RAFS bootstrap, or a damaged one"),
     ] {
         std::fs::write(&boot, damage).unwrap();
         let said = place.refused();

@@ -226,7 +226,7 @@ impl Rafs {
         let index = index.as_ref().map_err(Clone::clone)?;
         let chunk_size = u64::from(self.bootstrap.superblock().chunk_size);
         let part = |n: u64| {
-            let chunk = index.resolve(&self.bootstrap, self.bootstrap.chunk_ref(file, n)?)?;
+            let chunk = index.chunk(&self.bootstrap, file, n)?;
             let from = n * chunk_size;
             let expected = (file.size - from).min(chunk_size);
             if u64::from(chunk.uncompressed_size) != expected {
