@@ -478,7 +478,7 @@ fn json(report: &Report, options: &Options) -> serde_json::Result<String> {
     let blobs: Vec<String> = report.blob.iter().map(ToString::to_string).collect();
     let (data, bootstrap) = report.times;
     serde_json::to_string_pretty(&serde_json::json!({
-        "version": format!("v{}-{}", build_info::BUILD_INFO.package_version, build_info::BUILD_INFO.git_commit),
+        "version": crate::tools::json_version(),
         "bootstrap": report.bootstrap_path.to_string_lossy(),
         "blobs": blobs,
         "external_bootstrap": "",

@@ -63,7 +63,7 @@ fn check_data(args: &CheckArgs, image: &Image, out: &mut dyn Write) -> anyhow::R
 }
 
 /// `<describe>-<commit>` in JSON output.
-fn json_version() -> String {
+pub fn json_version() -> String {
     format!("{}-{}", BUILD_INFO.package_version, BUILD_INFO.git_commit)
 }
 
