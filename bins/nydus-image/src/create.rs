@@ -4,7 +4,7 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use rafs_builder::create::{
-    self, BlobId, Compressor, DigestAlgorithm, End, Input, Options, Report, Whiteouts,
+    self, BlobId, Compressor, DigestAlgorithm, End, Input, Options, Places, Report, Whiteouts,
 };
 use rafs_builder::output::{Outputs, Place};
 
@@ -29,6 +29,12 @@ pub struct CreateArgs {
     /// Write the bootstrap to this file.
     #[arg(short = 'B', long, value_name = "FILE", required_unless_present_any = ["blob_dir", "blob_inline_meta"])]
     bootstrap: Option<PathBuf>,
+    /// Put the bootstrap into the blob, which -b or -D says where to write.
+    #[arg(long, alias = "inline-bootstrap", conflicts_with_all = ["bootstrap", "blob_id"])]
+    blob_inline_meta: bool,
+    /// Put chunk digests and a table of contents into the blob.
+    #[arg(long, value_enum, value_name = "FEATURE")]
+    features: Option<Feature>,
     /// Write the blob, named by its id, to this directory, and the bootstrap too where -B is not given.
     #[arg(short = 'D', long, value_name = "DIR")]
     blob_dir: Option<PathBuf>,
@@ -94,12 +100,6 @@ pub struct CreateArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Not supported by this version yet")]
 struct LaterArgs {
-    /// Put the bootstrap into the blob.
-    #[arg(long, alias = "inline-bootstrap", conflicts_with_all = ["bootstrap", "blob_id"])]
-    blob_inline_meta: bool,
-    /// Further parts of the blob: `blob-toc`.
-    #[arg(long, value_name = "FEATURE")]
-    features: Option<String>,
     /// Merge small chunks into batches of this size.
     #[arg(long, value_name = "SIZE", value_parser = number)]
     batch_size: Option<u64>,
@@ -150,6 +150,12 @@ enum Kind {
     #[value(alias = "stargz_index")]
     EstargztocRef,
     TarTarfs,
+}
+
+/// Further parts of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Feature {
+    BlobToc,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -227,8 +233,6 @@ fn refuse_later(args: &CreateArgs) -> anyhow::Result<()> {
     let later = &args.later;
     let parent = later.parent_bootstrap.as_deref().is_some_and(|parent| !parent.is_empty());
     let options = [
-        (later.blob_inline_meta, "--blob-inline-meta"),
-        (later.features.is_some(), "--features"),
         (later.batch_size.is_some_and(|size| size != 0), "--batch-size"),
         (later.encrypt, "--encrypt"),
         (later.chunk_dict.is_some(), "--chunk-dict"),
@@ -289,6 +293,7 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
         },
         prefetch: prefetch(args)?,
         prefetch_table: args.prefetch_policy == PrefetchPolicy::Fs,
+        toc: args.features == Some(Feature::BlobToc),
     })
 }
 
@@ -332,7 +337,7 @@ fn is_stdin(source: &Path) -> bool {
 }
 
 /// Where bootstrap and blob go.
-fn places(args: &CreateArgs) -> anyhow::Result<(Place, Place)> {
+fn places(args: &CreateArgs) -> anyhow::Result<Places> {
     let dir = |what: &str| {
         let dir = args
             .blob_dir
@@ -341,11 +346,14 @@ fn places(args: &CreateArgs) -> anyhow::Result<(Place, Place)> {
         ensure!(dir.is_dir(), "--blob-dir {} is not a directory", dir.display());
         Ok::<_, anyhow::Error>(Place::Directory(dir))
     };
-    let bootstrap =
-        args.bootstrap.clone().map_or_else(|| dir("--bootstrap"), |path| Ok(Place::File(path)))?;
+    let bootstrap = match &args.bootstrap {
+        _ if args.blob_inline_meta => None,
+        Some(path) => Some(Place::File(path.clone())),
+        None => Some(dir("--bootstrap")?),
+    };
     let blob = args.blob.clone().map_or_else(|| dir("--blob"), |path| Ok(Place::File(path)))?;
     check_different(args)?;
-    Ok((bootstrap, blob))
+    Ok(Places { bootstrap, blob })
 }
 
 /// Refuses outputs in each other's place or in that of the source, whatever they are called. Pipes and devices may be given twice.
@@ -465,7 +473,11 @@ fn tell(report: &Report) {
     let blob = report.blob.as_ref().map_or_else(|| "<none>".to_owned(), ToString::to_string);
     tracing::info!(
         "successfully built: bootstrap {}\ndata blob size: {:#x}\ndata blobs: [{blob:?}]\n{} entries, {} chunks, {} more that were there before",
-        report.bootstrap_path.display(),
+        if report.bootstrap_path.as_os_str().is_empty() {
+            "<none>".into()
+        } else {
+            report.bootstrap_path.to_string_lossy()
+        },
         report.blob_size,
         report.entries,
         report.chunks,

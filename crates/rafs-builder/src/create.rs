@@ -1,22 +1,23 @@
 //! `nydus-image create`: a layer or a directory becomes a blob and a bootstrap.
 //!
 //! The source is read once, in order: entries go to a [`TreeBuilder`], data to the pipeline. At the end the chunk table is put behind the data and the
-//! tree is written. Knows RAFS v6 with a bootstrap of its own; other kinds are refused by the command line.
+//! tree is written, to a file of its own or into the blob. Knows RAFS v6 only; other kinds are refused by the command line.
 
+mod blob;
 mod directory;
 mod pipeline;
 mod tar;
 
 use crate::output::{Output, OutputError, Outputs, Place};
 use crate::tree::{NodeId, TreeBuilder, TreeError};
+use blob::{Done, Tail};
 pub use oci_registry::layer::End;
 use oci_registry::layer::LayerError;
 use pipeline::{Coding, Feeder, Stopped, Stored};
-use rafs_codec::{CodecError, Encoder};
-use rafs_format::blob_meta::{self, Header};
-use rafs_format::device::BlobMetaLocation;
+use rafs_codec::CodecError;
+use rafs_format::tree::Tree;
 use rafs_format::write::{self, Options as WriteOptions};
-use rafs_format::{Blob, BlobFeatures, Cipher, Digest, FileType, FormatError};
+use rafs_format::{Blob, FileType, FormatError};
 pub use rafs_format::{BlobId, Compressor, DigestAlgorithm};
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read, Write};
@@ -100,6 +101,24 @@ pub struct Options {
     pub prefetch: Vec<Vec<u8>>,
     /// Write the prefetch table; without it the paths only come first in the blob.
     pub prefetch_table: bool,
+    /// Put chunk digests and a table of contents into the blob.
+    pub toc: bool,
+}
+
+/// Where an image goes.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The bootstrap; `None` puts it into the blob.
+    pub bootstrap: Option<Place>,
+    /// The blob.
+    pub blob: Place,
+}
+
+/// Bootstrap and blob.
+impl From<(Place, Place)> for Places {
+    fn from((bootstrap, blob): (Place, Place)) -> Self {
+        Self { bootstrap: Some(bootstrap), blob }
+    }
 }
 
 /// Threads at most, unless more are asked for. Reading takes a twelfth of the time that hashing and compressing take, so that
@@ -118,6 +137,7 @@ impl Default for Options {
             whiteouts: Whiteouts::default(),
             prefetch: Vec::new(),
             prefetch_table: false,
+            toc: false,
         }
     }
 }
@@ -125,11 +145,11 @@ impl Default for Options {
 /// What was built.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// Id of the blob; `None` for an image without data.
+    /// Id of the blob: the SHA-256 of its bytes, unless another one was given. `None` for an image without data.
     pub blob: Option<BlobId>,
     /// Path of the blob, where one was written.
     pub blob_path: Option<PathBuf>,
-    /// Path of the bootstrap.
+    /// Path of the bootstrap; empty where it is in the blob.
     pub bootstrap_path: PathBuf,
     /// Entries of the tree.
     pub entries: u64,
@@ -165,14 +185,72 @@ struct Scanned {
 pub fn create(
     input: Input<'_>,
     options: &Options,
-    places: (Place, Place),
+    places: impl Into<Places>,
     outputs: &Outputs,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, CreateError> {
     let started = Instant::now();
-    let (bootstrap_place, blob_place) = places;
-    let mut bootstrap = outputs.start(bootstrap_place)?;
-    let blob = outputs.start(blob_place)?;
+    let places = places.into();
+    let bootstrap = places.bootstrap.map(|place| outputs.start(place)).transpose()?;
+    let blob = outputs.start(places.blob)?;
+    let blob_path = blob.path();
+    let (read, mut stored, blob) = store(input, options, blob, progress)?;
+    let mut tail = Tail::new(blob, &blob_path, options, bootstrap.is_none(), &stored);
+    let described = tail.put_chunk_table(&stored)?;
+    let data_time = started.elapsed();
+    let write_started = Instant::now();
+    let Scanned { tree, whiteouts, skipped_xattrs, end } = read;
+    let sealed = Sealed::new(tree, &mut stored, options);
+    let (outputs, id, blob_size) = match bootstrap {
+        None => {
+            let inlined = sealed.bootstrap(described.as_slice())?;
+            tail.put_bootstrap(&inlined)?;
+            let done = tail.finish()?;
+            let id = hex::encode(done.digest.0);
+            (vec![(done.output, Some(id.clone()))], described.map(|_| id), done.size)
+        }
+        Some(mut bootstrap) => {
+            let done = tail.finish()?;
+            let blobs: Vec<Blob> = described
+                .map(|blob| described_whole(blob, &done, options))
+                .transpose()?
+                .into_iter()
+                .collect();
+            let bytes = sealed.bootstrap(&blobs)?;
+            let path = bootstrap.path();
+            let failed = |source| OutputError { action: "write", path, source };
+            bootstrap.write_all(&bytes).map_err(failed)?;
+            let id = blobs.first().map(|blob| blob.id.to_string());
+            let name = hex::encode(Sha256::digest(&bytes));
+            (vec![(done.output, id.clone()), (bootstrap, Some(name))], id, done.size)
+        }
+    };
+    let mut paths = Outputs::commit(outputs)?.into_iter();
+    let blob_path = paths.next().flatten();
+    let bootstrap_path = paths.next().flatten();
+    Ok(Report {
+        blob_path: blob_path.filter(|_| id.is_some() || bootstrap_path.is_none()),
+        blob: id.map(|id| BlobId::new(&id)).transpose()?,
+        bootstrap_path: bootstrap_path.unwrap_or_default(),
+        entries: sealed.tree.entries.len() as u64,
+        blob_size,
+        uncompressed_size: stored.uncompressed_size,
+        chunks: stored.chunks.len() as u64,
+        duplicates: (stored.duplicates, stored.duplicate_bytes),
+        whiteouts,
+        skipped_xattrs,
+        end,
+        times: (data_time, write_started.elapsed()),
+    })
+}
+
+/// Reads the source; its tree, and its chunks on the blob.
+fn store(
+    input: Input<'_>,
+    options: &Options,
+    blob: Output,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(Scanned, Stored, Output), CreateError> {
     let blob_path = blob.path();
     let coding = Coding {
         chunk_size: options.chunk_size,
@@ -197,109 +275,48 @@ pub fn create(
             (Ok(read), Ok((stored, blob))) => Ok((read, stored, blob)),
         }
     })?;
-    drop(claims);
-    let (blobs, blob_output) = finish_blob(&stored, options, blob, &blob_path)?;
-    let data_time = started.elapsed();
-    let write_started = Instant::now();
-    let Scanned { tree, whiteouts, skipped_xattrs, end } = read;
-    let prefetch = prefetch_nodes(&tree, options);
-    let (tree, prefetch) = tree.finish(&stored.chunks, stored.positions, options.chunk_size, &prefetch);
-    let write_options = WriteOptions {
-        chunk_size: options.chunk_size,
-        compressor: options.compressor,
-        digester: options.digester,
-        explicit_ids: true,
-        prefetch: prefetch.into_iter().flatten().collect(),
+    let failed = |error: io::IntoInnerError<_>| CreateError::Blob {
+        path: blob_path.clone(),
+        source: error.into_error(),
     };
-    let bytes = write::bootstrap(&tree, &blobs, &write_options)?;
-    let path = bootstrap.path();
-    let failed = |source| OutputError { action: "write", path, source };
-    bootstrap.write_all(&bytes).map_err(failed)?;
-    let name = hex::encode(Sha256::digest(&bytes));
-    let blob_name = blobs.first().map(|blob| blob.id.to_string());
-    let paths = Outputs::commit(vec![(blob_output, blob_name), (bootstrap, Some(name))])?;
-    let [blob_path, bootstrap_path] = paths.try_into().unwrap_or([None, None]);
-    Ok(Report {
-        blob: blobs.first().map(|blob| blob.id.clone()),
-        blob_path: blob_path.filter(|_| !blobs.is_empty()),
-        bootstrap_path: bootstrap_path.unwrap_or_default(),
-        entries: tree.entries.len() as u64,
-        blob_size: blobs.first().map_or(0, |blob| blob.compressed_size),
-        uncompressed_size: stored.uncompressed_size,
-        chunks: stored.chunks.len() as u64,
-        duplicates: (stored.duplicates, stored.duplicate_bytes),
-        whiteouts,
-        skipped_xattrs,
-        end,
-        times: (data_time, write_started.elapsed()),
-    })
+    Ok((read, stored, blob.into_inner().map_err(failed)?))
 }
 
-/// Puts the chunk table and its header behind the data. Returns the blob table: one blob, or none without data.
-fn finish_blob(
-    stored: &Stored,
-    options: &Options,
-    blob: io::BufWriter<Output>,
-    path: &std::path::Path,
-) -> Result<(Vec<Blob>, Output), CreateError> {
-    let failed = |source: io::Error| CreateError::Blob { path: path.to_path_buf(), source };
-    let mut blob = blob.into_inner().map_err(|error| failed(error.into_error()))?;
-    if stored.chunks.is_empty() {
-        return Ok((Vec::new(), blob));
-    }
-    let mut table = Vec::with_capacity(stored.chunks.len() * blob_meta::ENTRY_V1_SIZE);
-    for chunk in &stored.chunks {
-        blob_meta::push_v1(&mut table, chunk)?;
-    }
-    let codec = |source| CreateError::Codec { source };
-    let mut packed = Vec::new();
-    let mut encoder = Encoder::new(options.compressor, options.level).map_err(codec)?;
-    let smaller = encoder.encode(&table, &mut packed).map_err(codec)?;
-    let (compressor, bytes) =
-        if smaller { (options.compressor, &packed) } else { (Compressor::None, &table) };
-    let meta = BlobMetaLocation {
-        compressor,
-        compressed_offset: stored.compressed_size,
-        compressed_size: bytes.len() as u64,
-        uncompressed_size: table.len() as u64,
-    };
-    let features = BlobFeatures::ALIGNED | BlobFeatures::CAP_TAR_TOC;
-    let chunk_count = u32::try_from(stored.chunks.len()).unwrap_or(u32::MAX);
-    let header = Header {
-        features,
-        compressor,
-        entries: chunk_count,
-        compressed_offset: meta.compressed_offset,
-        compressed_size: meta.compressed_size,
-        uncompressed_size: meta.uncompressed_size,
-    };
-    let header = header.encode();
-    blob.write_all(bytes).and_then(|()| blob.write_all(&header)).map_err(failed)?;
-    let mut sha256 = stored.sha256.clone();
-    sha256.update(bytes);
-    sha256.update(header);
+/// `blob` with what is known once all of it is written.
+fn described_whole(blob: Blob, done: &Done, options: &Options) -> Result<Blob, CreateError> {
     let id = match &options.blob_id {
         Some(id) => id.clone(),
-        None => BlobId::new(&hex::encode(sha256.finalize()))?,
+        None => BlobId::new(&hex::encode(done.digest.0))?,
     };
-    let blobs = vec![Blob {
-        id,
-        chunk_size: options.chunk_size,
-        chunk_count,
-        compressor: options.compressor,
-        digester: options.digester,
-        features,
-        compressed_size: meta.compressed_offset + meta.compressed_size + header.len() as u64,
-        uncompressed_size: stored.uncompressed_size,
-        meta,
-        toc_size: 0,
-        toc_digest: Digest([0; 32]),
-        meta_digest: Digest([0; 32]),
-        meta_size: 0,
-        cipher_iv: 0,
-        cipher: Cipher::None,
-    }];
-    Ok((blobs, blob))
+    let (toc_size, toc_digest) = done.toc;
+    Ok(Blob { id, compressed_size: done.size, toc_size, toc_digest, ..blob })
+}
+
+/// A tree to which nothing is added, with what else goes into its bootstrap.
+struct Sealed {
+    tree: Tree,
+    options: WriteOptions,
+}
+
+impl Sealed {
+    /// Takes the positions of chunks out of `stored`.
+    fn new(tree: TreeBuilder, stored: &mut Stored, options: &Options) -> Self {
+        let prefetch = prefetch_nodes(&tree, options);
+        let positions = std::mem::take(&mut stored.positions);
+        let (tree, prefetch) = tree.finish(&stored.chunks, positions, options.chunk_size, &prefetch);
+        let options = WriteOptions {
+            chunk_size: options.chunk_size,
+            compressor: options.compressor,
+            digester: options.digester,
+            explicit_ids: true,
+            prefetch: prefetch.into_iter().flatten().collect(),
+        };
+        Self { tree, options }
+    }
+
+    fn bootstrap(&self, blobs: &[Blob]) -> Result<Vec<u8>, CreateError> {
+        Ok(write::bootstrap(&self.tree, blobs, &self.options)?)
+    }
 }
 
 /// Names of an absolute path.

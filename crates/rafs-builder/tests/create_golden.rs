@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::normal;
 use rafs_builder::create::{Input, Options, Report, create};
 use rafs_builder::open::{BlobSource, Image, LocalFs};
 use rafs_builder::output::{Outputs, Place};
@@ -19,15 +20,6 @@ fn build(input: Input<'_>, options: &Options, dir: &Path) -> Report {
 
 fn tar(path: &Path) -> Input<'static> {
     Input::Tar(Box::new(std::fs::File::open(path).unwrap()))
-}
-
-/// The bytes of a bootstrap with xattrs in order of names and times in whole seconds.
-fn normal(bytes: Vec<u8>) -> Vec<u8> {
-    let mut bytes = common::normal_xattrs(bytes);
-    for at in common::inode_places(&bytes) {
-        bytes[at + 40..at + 44].fill(0);
-    }
-    bytes
 }
 
 #[test]
