@@ -1,4 +1,4 @@
-//! Layers and directories to RAFS images, and back: create, check, inspect, unpack.
+//! Layers and directories to RAFS images, and back: create, merge, check, inspect, unpack.
 //!
 //! Building is a bounded pipeline: one thread reads the source, all cores hash and compress chunks, one collector writes the
 //! blob in source order. The output is the same bytes whatever the number of threads. Outputs appear whole (temporary file, fsync, rename) or not at all.
@@ -11,6 +11,7 @@ pub mod config;
 pub mod create;
 pub mod data;
 pub mod inspect;
+pub mod merge;
 pub mod open;
 pub mod output;
 mod sections;

@@ -219,6 +219,31 @@ impl TreeBuilder {
         Ok(NodeId(id))
     }
 
+    /// Takes the node `name` out of `parent`, and with it what is below. Was it there?
+    pub fn remove(&mut self, parent: NodeId, name: &[u8]) -> bool {
+        let Some(old) = self.child(parent, name) else { return false };
+        let hash = self.hasher.hash_one((parent.0, name));
+        match self.names.find_entry(hash, |&other| other == old.0) {
+            Ok(entry) => {
+                entry.remove();
+                true
+            }
+            Err(_absent) => false,
+        }
+    }
+
+    /// Takes everything out of a directory. Returns its node from now on.
+    pub fn clear(&mut self, dir: NodeId) -> Result<NodeId, TreeError> {
+        let Some(&Node { parent, name, inode, attributes }) = self.node(dir.0).filter(|_| dir.0 != 0) else {
+            self.names.clear();
+            return Ok(dir);
+        };
+        // What was below stays with the old node, which nothing names any more: nobody has to look for it.
+        let (parent, name) = (NodeId(parent), self.span(name).to_vec());
+        self.remove(parent, &name);
+        self.link(parent, &name, attributes, inode)
+    }
+
     /// Puts a copy of what `from` names under `name`, with an inode of its own.
     pub fn copy(&mut self, from: NodeId, parent: NodeId, name: &[u8]) -> Result<NodeId, TreeError> {
         let inode = self.inodes.get(self.inode_of(from) as usize).copied().unwrap_or_default();

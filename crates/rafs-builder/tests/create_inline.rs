@@ -4,13 +4,13 @@
 
 mod common;
 
-use common::{golden, normal, sha256};
+use common::{bootstrap_of as bootstrap, contents, golden, normal, sections, sha256};
 use rafs_builder::create::{Input, Options, Places, Report, create};
 use rafs_builder::open::{BlobSource, Image, LocalFs};
 use rafs_builder::output::{Outputs, Place};
 use rafs_builder::unpack::{self, Target};
 use rafs_builder::{check, unpack as unpacking};
-use rafs_format::toc::{self, TocEntry, section};
+use rafs_format::toc::{TocEntry, section};
 use rafs_format::{BlobFeatures, Compressor};
 use std::path::Path;
 use std::sync::Arc;
@@ -27,40 +27,6 @@ fn tar(path: &Path) -> Input<'static> {
 
 fn local(dir: &Path) -> BlobSource {
     BlobSource::new(Arc::new(LocalFs { dir: Some(dir.to_path_buf()), ..LocalFs::default() })).unwrap()
-}
-
-/// Sections by their tar headers: name, bytes, header.
-fn sections(blob: &[u8]) -> Vec<(String, Vec<u8>, Vec<u8>)> {
-    let (mut found, mut end) = (Vec::new(), blob.len());
-    while end > 0 {
-        let header = tar::Header::from_byte_slice(&blob[end - 512..end]);
-        let size = header.entry_size().unwrap() as usize;
-        let name = String::from_utf8(header.path_bytes().into_owned()).unwrap();
-        let start = end - 512 - size;
-        found.push((name, blob[start..end - 512].to_vec(), blob[end - 512..end].to_vec()));
-        end = start;
-    }
-    found.reverse();
-    found
-}
-
-/// Entries of the table of contents that is the last section.
-fn contents(sections: &[(String, Vec<u8>, Vec<u8>)]) -> Vec<TocEntry> {
-    let last = sections.last().filter(|(name, ..)| name == section::TOC);
-    last.map_or_else(Vec::new, |(_, table, _)| toc::entries(table).cloned().collect())
-}
-
-/// The plain bootstrap of a blob.
-fn bootstrap(sections: &[(String, Vec<u8>, Vec<u8>)]) -> Vec<u8> {
-    let (_, stored, _) = sections.iter().find(|(name, ..)| name == section::BOOTSTRAP).unwrap();
-    let contents = contents(sections);
-    let Some(entry) = contents.iter().find(|entry| entry.name() == section::BOOTSTRAP.as_bytes()) else {
-        return stored.clone();
-    };
-    let size = entry.uncompressed_size.get() as usize;
-    let plain = rafs_codec::Decoder::new().decode(entry.compressor().unwrap(), stored, size).unwrap();
-    assert_eq!(sha256(&plain), hex::encode(entry.digest().0));
-    plain
 }
 
 /// Asserts that two blobs are the same but for what the order of xattrs changes: the bootstrap's bytes, its digest and its size.

@@ -7,7 +7,9 @@ use crate::layout::{
 };
 use crate::read::require;
 use crate::tree::{Entry, NewInode, Tree};
-use crate::{Blob, BlobFeatures, Chunk, Compressor, DigestAlgorithm, FileType, FormatError, SuperFlags};
+use crate::{
+    Blob, BlobFeatures, Chunk, Cipher, Compressor, DigestAlgorithm, FileType, FormatError, SuperFlags,
+};
 use std::collections::VecDeque;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
@@ -455,7 +457,8 @@ impl Writer<'_> {
         let digested =
             self.blobs.iter().all(|blob| blob.features.contains(BlobFeatures::INLINED_CHUNK_DIGEST));
         let xattrs = self.tree.inodes.iter().any(|inode| inode.xattrs.len > 0);
-        let mut flags = SuperFlags::ENCRYPTION_NONE;
+        let encrypted = self.blobs.iter().any(|blob| blob.cipher != Cipher::None);
+        let mut flags = if encrypted { SuperFlags::ENCRYPTION_AES_XTS } else { SuperFlags::ENCRYPTION_NONE };
         flags |= match self.options.compressor {
             Compressor::None => SuperFlags::COMPRESSION_NONE,
             Compressor::Lz4Block => SuperFlags::COMPRESSION_LZ4,

@@ -3,6 +3,7 @@
 
 pub mod model;
 
+use rafs_format::toc::{self, TocEntry, section};
 use rafs_format::{Bootstrap, FormatError};
 pub use testkit::tree::*;
 
@@ -46,4 +47,41 @@ pub fn normal(bytes: Vec<u8>) -> Vec<u8> {
         bytes[at + 40..at + 44].fill(0);
     }
     bytes
+}
+
+/// Name, bytes and tar header of a section.
+pub type Section = (String, Vec<u8>, Vec<u8>);
+
+/// Sections by their tar headers.
+pub fn sections(blob: &[u8]) -> Vec<Section> {
+    let (mut found, mut end) = (Vec::new(), blob.len());
+    while end > 0 {
+        let header = tar::Header::from_byte_slice(&blob[end - 512..end]);
+        let size = usize::try_from(header.entry_size().unwrap()).unwrap();
+        let name = String::from_utf8(header.path_bytes().into_owned()).unwrap();
+        let start = end - 512 - size;
+        found.push((name, blob[start..end - 512].to_vec(), blob[end - 512..end].to_vec()));
+        end = start;
+    }
+    found.reverse();
+    found
+}
+
+/// Entries of the table of contents that is the last section.
+pub fn contents(sections: &[Section]) -> Vec<TocEntry> {
+    let last = sections.last().filter(|(name, ..)| name == section::TOC);
+    last.map_or_else(Vec::new, |(_, table, _)| toc::entries(table).cloned().collect())
+}
+
+/// The plain bootstrap of a blob.
+pub fn bootstrap_of(sections: &[Section]) -> Vec<u8> {
+    let (_, stored, _) = sections.iter().find(|(name, ..)| name == section::BOOTSTRAP).unwrap();
+    let contents = contents(sections);
+    let Some(entry) = contents.iter().find(|entry| entry.name() == section::BOOTSTRAP.as_bytes()) else {
+        return stored.clone();
+    };
+    let size = usize::try_from(entry.uncompressed_size.get()).unwrap();
+    let plain = rafs_codec::Decoder::new().decode(entry.compressor().unwrap(), stored, size).unwrap();
+    assert_eq!(sha256(&plain), hex::encode(entry.digest().0));
+    plain
 }

@@ -1,0 +1,281 @@
+//! `nydus-image merge`: the bootstraps of layers, laid over each other, become the bootstrap of an image.
+//!
+//! Layers are read one after the other, the lowest first; only the tree that they make is kept, so a layer may also be the file that is
+//! written. Blobs are never read, but one that stands for its layer under a name that says nothing is hashed. Knows RAFS v6 with blocks of 4096 only.
+
+mod blobs;
+mod layer;
+
+use crate::create::names;
+use crate::open::{Image, OpenError};
+use crate::output::{OutputError, Outputs, Place};
+use crate::tree::{NodeId, TreeBuilder, TreeError};
+use blobs::Table;
+pub use layer::Whiteouts;
+use rafs_format::write::{self, Options as WriteOptions};
+pub use rafs_format::{BlobId, Compressor, Digest};
+use rafs_format::{Chunk, FormatError, SuperFlags};
+use sha2::{Digest as _, Sha256};
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Blobs in one image: a file's reference to a chunk has 8 bits for its blob.
+const MAX_BLOBS: usize = 254;
+
+/// Why layers could not be merged.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages name the fields")]
+pub enum MergeError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("bootstrap {} is not valid", path.display())]
+    Layer { path: PathBuf, source: FormatError },
+    #[error("{} is a tarfs: merging these is not supported by this version yet", path.display())]
+    Tarfs { path: PathBuf },
+    #[error("{}: {what} is {found}, but {expected} in {}: all layers must be built alike", path.display(), other.display())]
+    Differs { path: PathBuf, what: &'static str, found: String, other: PathBuf, expected: String },
+    #[error("{} has {count} data blobs of its own, but a layer has one at most: a merged image can only be the --parent-bootstrap", path.display())]
+    SeveralBlobs { path: PathBuf, count: usize },
+    #[error("{}: the blob of this bootstrap is known by the file's name only, which is no SHA-256: name the file so, or give --original-blob-ids", path.display())]
+    NoBlobId { path: PathBuf },
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("blob {id} is not the same in {} as in {}", path.display(), other.display())]
+    Contradiction { id: BlobId, path: PathBuf, other: PathBuf },
+    #[error(
+        "the merged image has {found} blobs, {MAX_BLOBS} are possible: bring some layers together with `nydus-image compact` and merge what it makes"
+    )]
+    TooManyBlobs { found: usize },
+    #[error("{}: {what} cannot be merged", path.display())]
+    Tree { path: PathBuf, what: String, source: TreeError },
+    #[error("nothing to merge: no layer is given")]
+    Nothing,
+    #[error("too many {what}, at most {limit} are possible")]
+    TooMany { what: &'static str, limit: u64 },
+    #[error("the image cannot be written")]
+    Format(#[from] FormatError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+impl MergeError {
+    /// Can these layers never be merged as they are? Converters build them anew then.
+    pub fn is_inconsistent(&self) -> bool {
+        matches!(self, Self::Differs { .. } | Self::TooManyBlobs { .. })
+    }
+}
+
+/// One layer: its bootstrap, and what its caller knows of its blob.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    /// The bootstrap, or the blob that holds it.
+    pub path: PathBuf,
+    /// SHA-256 of the blob that the converter wrote: the data blob, or the metadata blob of a layer that stays as it was.
+    pub blob_digest: Option<Digest>,
+    /// Size of that blob.
+    pub blob_size: Option<u64>,
+    /// Id of the data blob.
+    pub original_blob_id: Option<BlobId>,
+    /// SHA-256 of the table of contents.
+    pub toc_digest: Option<Digest>,
+    /// Size of the table of contents.
+    pub toc_size: Option<u32>,
+}
+
+impl Source {
+    /// A layer of whose blob nothing is known but what its bootstrap says.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), ..Self::default() }
+    }
+}
+
+/// What is merged, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// An image, merged or not, below all layers.
+    pub parent: Option<PathBuf>,
+    /// Layers, the lowest first.
+    pub sources: Vec<Source>,
+    /// The image with whose chunks the layers were built: its blobs may be in each of them.
+    pub chunk_dict: Option<PathBuf>,
+    /// Markers that say that something of a lower layer is gone.
+    pub whiteouts: Whiteouts,
+    /// Absolute paths for the prefetch table, in order.
+    pub prefetch: Vec<Vec<u8>>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The blob table.
+    pub blobs: Vec<BlobId>,
+    /// Path of the bootstrap.
+    pub bootstrap_path: PathBuf,
+    /// Entries of the tree.
+    pub entries: u64,
+    /// Compression of the topmost layer.
+    pub compressor: Compressor,
+    /// Time for reading the layers, and for writing the image.
+    pub times: (Duration, Duration),
+}
+
+/// Merges layers. Nothing is left behind on failure, and what was at `place` before stays.
+pub fn merge(options: &Options, place: Place, outputs: &Outputs) -> Result<Report, MergeError> {
+    let started = Instant::now();
+    let dict = match &options.chunk_dict {
+        Some(path) => Image::open(path)?.blobs().iter().map(|blob| blob.id.clone()).collect(),
+        None => HashSet::new(),
+    };
+    let mut merged = Merged::new(options.whiteouts);
+    if let Some(path) = &options.parent {
+        merged.add(&Source::at(path), None)?;
+    }
+    for source in &options.sources {
+        merged.add(source, Some(&dict))?;
+    }
+    let read_time = started.elapsed();
+    let (bytes, mut report) = merged.write(&options.prefetch)?;
+    let mut bootstrap = outputs.start(place)?;
+    let path = bootstrap.path();
+    bootstrap.write_all(&bytes).map_err(|source| OutputError { action: "write", path, source })?;
+    let name = hex::encode(Sha256::digest(&bytes));
+    let paths = Outputs::commit(vec![(bootstrap, Some(name))])?;
+    report.bootstrap_path = paths.into_iter().flatten().next().unwrap_or_default();
+    report.times = (read_time, started.elapsed() - read_time);
+    Ok(report)
+}
+
+/// What all layers must have in common, and the layer that said so first.
+#[derive(Debug)]
+struct Common {
+    path: PathBuf,
+    chunk_size: u32,
+    explicit_ids: bool,
+}
+
+/// The layers so far.
+#[derive(Debug)]
+struct Merged {
+    whiteouts: Whiteouts,
+    common: Option<Common>,
+    /// What the superblock of the topmost layer says.
+    top: Option<rafs_format::Superblock>,
+    tree: TreeBuilder,
+    blobs: Table,
+    /// All chunks, and the runs of positions among them that files have.
+    chunks: Vec<Chunk>,
+    file_chunks: Vec<u32>,
+    /// Positions of chunks by blob and number in it.
+    by_place: HashMap<(u32, u32), u32>,
+}
+
+impl Merged {
+    fn new(whiteouts: Whiteouts) -> Self {
+        Self {
+            whiteouts,
+            common: None,
+            top: None,
+            tree: TreeBuilder::new(),
+            blobs: Table::default(),
+            chunks: Vec::new(),
+            file_chunks: Vec::new(),
+            by_place: HashMap::new(),
+        }
+    }
+
+    /// Lays one more layer on top; without `dict`, an image that may have any number of blobs.
+    fn add(&mut self, source: &Source, dict: Option<&HashSet<BlobId>>) -> Result<(), MergeError> {
+        let image = Image::open(&source.path)?;
+        self.check_alike(&image)?;
+        let places = match dict {
+            Some(dict) => self.blobs.add_layer(&image, source, dict)?,
+            None => self.blobs.add_image(&image)?,
+        };
+        layer::lay(self, &image, &places)?;
+        self.top = Some(image.bootstrap().superblock().clone());
+        Ok(())
+    }
+
+    /// Refuses a layer that cannot be in one image with those before it.
+    fn check_alike(&mut self, image: &Image) -> Result<(), MergeError> {
+        let superblock = image.bootstrap().superblock();
+        let path = image.path();
+        if superblock.flags.contains(SuperFlags::TARFS) {
+            return Err(MergeError::Tarfs { path: path.to_path_buf() });
+        }
+        let explicit_ids = superblock.flags.contains(SuperFlags::EXPLICIT_IDS);
+        let chunk_size = superblock.chunk_size;
+        let common =
+            self.common.get_or_insert_with(|| Common { path: path.to_path_buf(), chunk_size, explicit_ids });
+        let differs = |what, found: String, expected: String| MergeError::Differs {
+            path: path.to_path_buf(),
+            what,
+            found,
+            other: common.path.clone(),
+            expected,
+        };
+        if chunk_size != common.chunk_size {
+            let (found, expected) = (format!("{chunk_size:#x}"), format!("{:#x}", common.chunk_size));
+            return Err(differs("the chunk size", found, expected));
+        }
+        if explicit_ids != common.explicit_ids {
+            let word = |explicit: bool| if explicit { "kept" } else { "left out" }.to_owned();
+            return Err(differs("what becomes of owners", word(explicit_ids), word(common.explicit_ids)));
+        }
+        Ok(())
+    }
+
+    /// The merged bootstrap. Its blobs are in order of first use, those that nothing uses are left out.
+    fn write(self, prefetch: &[Vec<u8>]) -> Result<(Vec<u8>, Report), MergeError> {
+        let (Some(common), Some(top)) = (self.common, self.top) else {
+            return Err(MergeError::Nothing);
+        };
+        let wanted: Vec<NodeId> = prefetch.iter().filter_map(|path| self.tree.find(names(path))).collect();
+        let (mut tree, prefetch) =
+            self.tree.finish(&self.chunks, self.file_chunks, common.chunk_size, &wanted);
+        let blobs = self.blobs.used_by(&mut tree.chunks);
+        if blobs.len() > MAX_BLOBS {
+            return Err(MergeError::TooManyBlobs { found: blobs.len() });
+        }
+        let options = WriteOptions {
+            chunk_size: common.chunk_size,
+            compressor: top.compressor,
+            digester: top.digester,
+            explicit_ids: common.explicit_ids,
+            prefetch: prefetch.into_iter().flatten().collect(),
+        };
+        let bytes = write::bootstrap(&tree, &blobs, &options)?;
+        let report = Report {
+            blobs: blobs.into_iter().map(|blob| blob.id).collect(),
+            bootstrap_path: PathBuf::new(),
+            entries: tree.entries.len() as u64,
+            compressor: top.compressor,
+            times: (Duration::ZERO, Duration::ZERO),
+        };
+        Ok((bytes, report))
+    }
+}
+
+/// A digest from its 64 hexadecimal digits.
+pub fn parse_digest(text: &str) -> Option<Digest> {
+    let mut digest = [0; 32];
+    hex::decode_to_slice(text, &mut digest).ok().map(|()| Digest(digest))
+}
+
+/// SHA-256 of a file.
+fn digest_of(path: &Path) -> io::Result<Digest> {
+    let mut sha256 = Sha256::new();
+    let mut file = std::fs::File::open(path)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        sha256.update(buffer.get(..count).unwrap_or(&[]));
+    }
+    Ok(Digest(sha256.finalize().into()))
+}
