@@ -1,6 +1,7 @@
 //! The command line: names, defaults and rules that integrators rely on. Decides nothing.
 
 use crate::create::CreateArgs;
+use crate::merge::MergeArgs;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -42,8 +43,7 @@ pub enum Command {
     /// Turn an image back into a tar or a directory.
     Unpack(UnpackArgs),
     /// Lay the images of layers over each other.
-    #[command(hide = true)]
-    Merge(Later),
+    Merge(Box<MergeArgs>),
     /// Write an image as a block device.
     #[command(hide = true)]
     Export(Later),

@@ -1,5 +1,6 @@
 //! `nydus-image create`: arguments to options, a progress bar, the result as log lines and JSON.
 
+use crate::prefetch::{self, PrefetchPolicy};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,7 +12,7 @@ use rafs_builder::output::{Outputs, Place};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs::File;
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -180,16 +181,6 @@ enum WhiteoutArg {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum PrefetchPolicy {
-    /// A table in the bootstrap.
-    Fs,
-    /// The order of a directory's files in the blob.
-    Blob,
-    /// Nothing.
-    None,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Progress {
     Auto,
     Always,
@@ -291,45 +282,14 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
             WhiteoutArg::Overlayfs => Whiteouts::Overlayfs,
             WhiteoutArg::None => Whiteouts::None,
         },
-        prefetch: prefetch(args)?,
+        prefetch: prefetch::read(
+            args.prefetch_policy,
+            args.prefetch_files.as_deref(),
+            is_stdin(&args.source),
+        )?,
         prefetch_table: args.prefetch_policy == PrefetchPolicy::Fs,
         toc: args.features == Some(Feature::BlobToc),
     })
-}
-
-/// Paths to prefetch: absolute, none below one before it.
-fn prefetch(args: &CreateArgs) -> anyhow::Result<Vec<Vec<u8>>> {
-    if args.prefetch_policy == PrefetchPolicy::None {
-        return Ok(Vec::new());
-    }
-    let input: Box<dyn BufRead> = match &args.prefetch_files {
-        Some(path) => {
-            let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-            Box::new(io::BufReader::new(file))
-        }
-        None if is_stdin(&args.source) => {
-            bail!("standard input cannot be both SOURCE and the paths to prefetch: use --prefetch-files")
-        }
-        None => Box::new(io::stdin().lock()),
-    };
-    let mut paths: Vec<Vec<u8>> = Vec::new();
-    for line in input.split(b'\n') {
-        let line = line.context("cannot read the paths to prefetch")?.trim_ascii().to_vec();
-        let shown = String::from_utf8_lossy(&line).into_owned();
-        let covers = |earlier: &Vec<u8>| {
-            let rest = line.strip_prefix(earlier.strip_suffix(b"/").unwrap_or(earlier));
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-        };
-        if line.is_empty() {
-        } else if !line.starts_with(b"/") {
-            tracing::warn!("path to prefetch {shown:?} is not absolute and left out");
-        } else if paths.iter().any(covers) {
-            tracing::warn!("path to prefetch {shown:?} is below one before it and left out");
-        } else {
-            paths.push(line);
-        }
-    }
-    Ok(paths)
 }
 
 fn is_stdin(source: &Path) -> bool {
@@ -373,7 +333,7 @@ fn check_different(args: &CreateArgs) -> anyhow::Result<()> {
 }
 
 /// `path` without links and dots, as far as it is there.
-fn real(path: &Path) -> PathBuf {
+pub fn real(path: &Path) -> PathBuf {
     let in_parent = || {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         parent.canonicalize().ok().zip(path.file_name()).map(|(parent, name)| parent.join(name))
@@ -414,7 +374,7 @@ fn input(args: &CreateArgs) -> anyhow::Result<(Input<'static>, Option<u64>)> {
 }
 
 /// Removes what is half done when a signal ends the program.
-fn watch_signals(outputs: &Outputs) -> anyhow::Result<()> {
+pub fn watch_signals(outputs: &Outputs) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot watch signals")?;
     let outputs = outputs.clone();
     std::thread::spawn(move || {

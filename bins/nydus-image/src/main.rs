@@ -1,14 +1,17 @@
 //! `nydus-image`: command line in, one call of `rafs-builder`, exit code out.
 //!
 //! Results go to standard output, everything else to standard error. A failure is one line there, `Error: <what>: <why>`,
-//! and exit code 1; a wrong command line is exit code 2.
+//! and exit code 1; a wrong command line is exit code 2, and so are layers that do not fit together.
 
 mod args;
 mod create;
+mod merge;
+mod prefetch;
 mod tools;
 
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
+use rafs_builder::merge::MergeError;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -21,9 +24,15 @@ fn main() -> ExitCode {
             let line = cli_report::chain(error.as_ref());
             // Nothing can be done when standard error is gone as well.
             let _told = writeln!(io::stderr(), "Error: {line}").is_ok();
-            ExitCode::FAILURE
+            exit_code(&error)
         }
     }
+}
+
+/// 1, or 2 where the layers of a merge do not fit together: converters build them anew then.
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let merging = error.downcast_ref::<MergeError>();
+    if merging.is_some_and(MergeError::is_inconsistent) { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
 /// Starts the log, then does what the command line says.
@@ -42,7 +51,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Check(args)) => tools::check(args),
         Some(Command::Inspect(args)) => tools::inspect(args),
         Some(Command::Unpack(args)) => tools::unpack(args),
-        Some(Command::Merge(_)) => later("merge"),
+        Some(Command::Merge(args)) => merge::run(args),
         Some(Command::Export(_)) => later("export"),
         Some(Command::Compact(_)) => later("compact"),
         Some(Command::Optimize(_)) => later("optimize"),

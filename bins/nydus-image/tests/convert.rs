@@ -147,3 +147,175 @@ fn options_that_exclude_each_other() {
     }
     assert!(fails(1, &["create", "--blob-inline-meta", str(&source)]).contains("no place for the --blob"));
 }
+
+/// A layer's blob goes into `dir` under its digest, its bootstrap into `dir/boots` under the same name, as converters extract it: the digest.
+fn extracted(dir: &Path, layer: &[u8]) -> String {
+    let blob = convert(dir, layer, &["--features", "blob-toc"]);
+    let digest = hex(&blob);
+    std::fs::write(dir.join(&digest), &blob).unwrap();
+    // The bootstrap inside is found without tools for it by merging the blob alone.
+    let boots = dir.join("boots");
+    std::fs::create_dir_all(&boots).unwrap();
+    let size = |end: usize| tar::Header::from_byte_slice(&blob[end - 512..end]).entry_size().unwrap();
+    let toc_end = blob.len() - 512;
+    let boot_end = toc_end - usize::try_from(size(blob.len())).unwrap() - 512;
+    let start = boot_end - usize::try_from(size(boot_end + 512)).unwrap();
+    let mut zstd =
+        Command::new("zstd").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    zstd.stdin.take().unwrap().write_all(&blob[start..boot_end]).unwrap();
+    std::fs::write(boots.join(&digest), zstd.wait_with_output().unwrap().stdout).unwrap();
+    digest
+}
+
+/// The steps of a converter from layers to an image, its options behind what it merges.
+#[test]
+fn layers_become_an_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let lower = extracted(dir.path(), &layer(&[("a/gone", "1"), ("a/kept", "22"), ("b", "333")]));
+    let upper = extracted(dir.path(), &layer(&[("a/.wh.gone", ""), ("a/new", "4444"), ("b", "55555")]));
+    let (boot, json) = (at("image.boot"), at("json"));
+    let start = ["merge", "--log-level", "warn", "--prefetch-policy", "fs", "--output-json", str(&json)];
+    let sources = [str(&at("boots").join(&lower)), str(&at("boots").join(&upper))];
+    let merge = [&start[..], &["--bootstrap", str(&boot)], &sources].concat();
+    quiet(&merge, b"/");
+    let said: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    // The blob table is in order of first use: `/b` comes before what is in `/a`.
+    assert_eq!(said["blobs"], serde_json::json!([upper, lower]));
+    assert_eq!((&said["fs_version"], &said["compressor"]), (&"6".into(), &"zstd".into()));
+    assert_eq!(said["bootstrap"], str(&boot));
+    let output = run(
+        &["check", "--log-level", "error", "--data", "-v", "-D", str(dir.path()), "--bootstrap", str(&boot)],
+        b"",
+    );
+    let said = text(&output.stdout);
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+    assert!(said.contains("\"/a/kept\"") && said.contains("\"/a/new\""), "{said}");
+    assert!(!said.contains("gone") && !said.contains(".wh."), "{said}");
+    let output = run(&["inspect", "-l", "warn", str(&boot), "-R", "prefetch"], b"");
+    assert!(text(&output.stdout).contains("\"/\""), "{}", text(&output.stdout));
+    // Lists behind the sources, for layers that stay as they were; here they name data blobs.
+    let first = std::fs::read(&boot).unwrap();
+    let lists = [
+        "--blob-digests",
+        &format!("{lower},{upper}"),
+        "--blob-toc-digests",
+        &format!("{},{}", "0".repeat(64), "0".repeat(64)),
+    ];
+    quiet(&[&merge[..], &lists].concat(), b"/");
+    assert!(std::fs::read(&boot).unwrap() == first);
+    // A commit: one more layer on the image; and the same image again, in its own place.
+    let top = extracted(dir.path(), &layer(&[("c", "666666")]));
+    let (new, source) = (at("new.boot"), at("boots").join(&top));
+    quiet(
+        &[&start[..], &["--bootstrap", str(&new), "--parent-bootstrap", str(&boot), str(&source)]].concat(),
+        b"",
+    );
+    quiet(
+        &[&start[..], &["--bootstrap", str(&boot), "--parent-bootstrap", str(&boot), str(&source)]].concat(),
+        b"",
+    );
+    assert!(std::fs::read(&boot).unwrap() == std::fs::read(&new).unwrap());
+    let said: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(said["blobs"], serde_json::json!([upper, top, lower]));
+    // Into a directory, named by its digest.
+    std::fs::create_dir(at("into")).unwrap();
+    quiet(&["merge", "-l", "warn", "-D", str(&at("into")), sources[0], sources[1]], b"");
+    let all: Vec<_> = std::fs::read_dir(at("into")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let [one] = all.as_slice() else { panic!("{all:?}") };
+    assert_eq!(one.file_name().unwrap().to_str(), Some(hex(&std::fs::read(one).unwrap()).as_str()));
+}
+
+/// A layer may be the file that is written; what is there stays where merging fails.
+#[test]
+fn what_is_read_may_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let lower = extracted(dir.path(), &layer(&[("a", "1")]));
+    let upper = extracted(dir.path(), &layer(&[("b", "2")]));
+    let [lower, upper] = [lower, upper].map(|digest| dir.path().join("boots").join(digest));
+    let boot = dir.path().join("boot");
+    quiet(&["merge", "-l", "warn", "-B", str(&boot), str(&lower), str(&upper)], b"");
+    let kept = std::fs::read(&lower).unwrap();
+    let damaged = dir.path().join("damaged");
+    std::fs::write(&damaged, &kept[..kept.len() - 4096]).unwrap();
+    let missing = dir.path().join("missing");
+    for bad in [&damaged, &missing] {
+        let said = fails(1, &["merge", "-B", str(&lower), "-J", "x.json", str(&lower), str(bad)]);
+        assert!(said.contains(str(bad)), "{said}");
+        assert!(std::fs::read(&lower).unwrap() == kept);
+    }
+    let said = fails(1, &["merge", "-B", str(&boot), "-J", str(&upper), str(&lower), str(&upper)]);
+    assert!(said.contains("is the same file as"), "{said}");
+    quiet(&["merge", "-l", "warn", "-B", str(&lower), str(&lower), str(&upper)], b"");
+    assert!(std::fs::read(&lower).unwrap() == std::fs::read(&boot).unwrap());
+    let left: Vec<_> = std::fs::read_dir(dir.path().join("boots")).unwrap().collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[test]
+fn wrong_lists_and_layers_that_do_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let one = at("boots").join(extracted(dir.path(), &layer(&[("a", "1")])));
+    let boot = at("boot");
+    let merge = ["merge", "-B", str(&boot), str(&one)];
+    for list in ["--blob-sizes", "--blob-toc-sizes"] {
+        // These are numbers; 2.x aborted here.
+        assert_eq!(run(&[&merge[..], &[list, "1,x"]].concat(), b"").status.code(), Some(2));
+        let said = fails(1, &[&merge[..], &[list, "1,2"]].concat());
+        assert!(said.contains("2 items for 1 sources"), "{said}");
+    }
+    for list in ["--blob-digests", "--blob-toc-digests"] {
+        assert_eq!(run(&[&merge[..], &[list, "abc"]].concat(), b"").status.code(), Some(2));
+    }
+    assert!(fails(1, &[&merge[..], &["--original-blob-ids", "a,b,c"]].concat()).contains("3 items"));
+    assert!(
+        fails(1, &[&merge[..], &["--chunk-dict", "registry=x"]].concat()).contains("invalid chunk dict type")
+    );
+    assert!(fails(1, &[&merge[..], &["--chunk-dict", "bootstrap=/no/such"]].concat()).contains("/no/such"));
+    assert_eq!(run(&["merge", str(&one)], b"").status.code(), Some(2));
+    assert_eq!(run(&["merge", "-B", str(&boot)], b"").status.code(), Some(2));
+    // Another chunk size: exit code 2 tells converters to build anew.
+    let (other, source) = (at("other"), at("source"));
+    std::fs::write(&source, layer(&[("b", "2")])).unwrap();
+    quiet(
+        &[
+            "create",
+            "-l",
+            "warn",
+            "-B",
+            str(&other),
+            "-b",
+            "/dev/null",
+            "--chunk-size",
+            "0x1000",
+            str(&source),
+        ],
+        b"",
+    );
+    let said = fails(2, &["merge", "-B", str(&boot), str(&one), str(&other)]);
+    assert!(said.contains("chunk size is 0x1000, but 0x100000"), "{said}");
+    assert!(!boot.exists());
+}
+
+/// 254 blobs are the limit of the format; one more is told with the way out, and leaves nothing.
+#[test]
+fn too_many_blobs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sources: Vec<&str> = Vec::new();
+    for n in 0..255 {
+        let (source, boot) = (dir.path().join("source"), dir.path().join(format!("boot-{n}")));
+        std::fs::write(&source, layer(&[(&format!("file-{n}"), &format!("content {n}"))])).unwrap();
+        quiet(&["create", "-l", "warn", "-B", str(&boot), "-b", "/dev/null", str(&source)], b"");
+        sources.push(str(&boot));
+    }
+    let boot = dir.path().join("boot");
+    let merge = ["merge", "-l", "warn", "-B", str(&boot)];
+    let said = fails(2, &[&merge[..], &sources].concat());
+    assert!(said.contains("255 blobs, 254 are possible") && said.contains("compact"), "{said}");
+    assert!(!boot.exists());
+    quiet(&[&merge[..], &sources[1..]].concat(), b"");
+    let output = run(&["check", "-l", "warn", str(&boot)], b"");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).lines().count(), 255);
+}

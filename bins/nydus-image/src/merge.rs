@@ -1,0 +1,203 @@
+//! `nydus-image merge`: arguments to options, the result as a log line and JSON.
+
+use crate::create::{real, watch_signals};
+use crate::prefetch::{self, PrefetchPolicy};
+use crate::tools::json_version;
+use anyhow::{Context, bail, ensure};
+use clap::{Args, ValueEnum};
+use rafs_builder::merge::{self, BlobId, Digest, Options, Report, Source, Whiteouts};
+use rafs_builder::output::{Outputs, Place};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Arguments of `merge`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct MergeArgs {
+    /// Bootstraps of the layers, or blobs that hold them, the lowest layer first.
+    #[arg(value_name = "SOURCE", required = true)]
+    sources: Vec<PathBuf>,
+    /// Write the merged bootstrap to this file.
+    #[arg(short = 'B', long, value_name = "FILE", required_unless_present = "blob_dir")]
+    bootstrap: Option<PathBuf>,
+    /// Write it to this directory, named by its SHA-256.
+    #[arg(short = 'D', long, value_name = "DIR")]
+    blob_dir: Option<PathBuf>,
+    /// An image below all layers, which may be merged itself.
+    #[arg(long, value_name = "FILE")]
+    parent_bootstrap: Option<PathBuf>,
+    /// The image with whose chunks the layers were built.
+    #[arg(long, value_name = "BOOTSTRAP")]
+    chunk_dict: Option<String>,
+    /// Markers of layers that say that something of a lower layer is gone.
+    #[arg(long, value_enum, default_value_t = WhiteoutArg::Oci)]
+    whiteout_spec: WhiteoutArg,
+    /// What the paths to prefetch, read from standard input or --prefetch-files, are for.
+    #[arg(long, value_enum, default_value_t = PrefetchPolicy::None)]
+    prefetch_policy: PrefetchPolicy,
+    /// File with the absolute paths to prefetch, one on each line, instead of standard input.
+    #[arg(long, value_name = "FILE")]
+    prefetch_files: Option<PathBuf>,
+    /// SHA-256 of the blob of each SOURCE; of a layer that stays as it was, that of its metadata.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = digest)]
+    blob_digests: Option<Vec<Digest>>,
+    /// Id of the data blob of each SOURCE.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = BlobId::new)]
+    original_blob_ids: Option<Vec<BlobId>>,
+    /// Size of the blob of each SOURCE.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    blob_sizes: Option<Vec<u64>>,
+    /// SHA-256 of the table of contents of each SOURCE.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = digest)]
+    blob_toc_digests: Option<Vec<Digest>>,
+    /// Size of the table of contents of each SOURCE.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    blob_toc_sizes: Option<Vec<u32>>,
+    /// Configuration file of a daemon: accepted, blobs are not read.
+    #[arg(short = 'C', long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Write the result to this file as JSON.
+    #[arg(short = 'J', long, value_name = "FILE")]
+    output_json: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "Examples:
+  nydus-image merge -B image.boot blobs/<digest of layer 1> blobs/<digest of layer 2>
+  nydus-image merge --parent-bootstrap base.boot -D images -J result.json layer.boot";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WhiteoutArg {
+    /// Files called `.wh.NAME`.
+    Oci,
+    /// Devices 0/0 and opaque attributes.
+    Overlayfs,
+    /// None: every entry is itself.
+    None,
+}
+
+/// A SHA-256 in hex.
+fn digest(text: &str) -> Result<Digest, String> {
+    merge::parse_digest(text).ok_or_else(|| "expected the 64 hexadecimal digits of a SHA-256".to_owned())
+}
+
+/// Runs `merge`.
+pub fn run(args: &MergeArgs) -> anyhow::Result<()> {
+    let options = options(args)?;
+    let place = place(args)?;
+    check_result(args)?;
+    let outputs = Outputs::new();
+    watch_signals(&outputs)?;
+    // Before the work, so that a place that cannot be written is told at once.
+    let result = args.output_json.clone().map(|path| outputs.start(Place::File(path))).transpose()?;
+    let report = merge::merge(&options, place, &outputs).context("cannot merge")?;
+    tracing::info!(
+        "successfully merged: bootstrap {}\n{} blobs, {} entries",
+        report.bootstrap_path.display(),
+        report.blobs.len(),
+        report.entries,
+    );
+    if let Some(mut result) = result {
+        let path = result.path();
+        let text = json(&report)?;
+        result.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+        Outputs::commit(vec![(result, None)])?;
+    }
+    Ok(())
+}
+
+fn options(args: &MergeArgs) -> anyhow::Result<Options> {
+    let mut sources: Vec<Source> = args.sources.iter().map(Source::at).collect();
+    fill("--blob-digests", &args.blob_digests, &mut sources, |s, v| s.blob_digest = Some(v))?;
+    fill("--original-blob-ids", &args.original_blob_ids, &mut sources, |s, v| s.original_blob_id = Some(v))?;
+    fill("--blob-sizes", &args.blob_sizes, &mut sources, |s, v| s.blob_size = Some(v))?;
+    fill("--blob-toc-digests", &args.blob_toc_digests, &mut sources, |s, v| s.toc_digest = Some(v))?;
+    fill("--blob-toc-sizes", &args.blob_toc_sizes, &mut sources, |s, v| s.toc_size = Some(v))?;
+    let given = |path: &PathBuf| !path.as_os_str().is_empty();
+    Ok(Options {
+        parent: args.parent_bootstrap.clone().filter(given),
+        sources,
+        chunk_dict: args.chunk_dict.as_deref().map(chunk_dict).transpose()?,
+        whiteouts: match args.whiteout_spec {
+            WhiteoutArg::Oci => Whiteouts::Oci,
+            WhiteoutArg::Overlayfs => Whiteouts::Overlayfs,
+            WhiteoutArg::None => Whiteouts::None,
+        },
+        prefetch: match prefetch::read(args.prefetch_policy, args.prefetch_files.as_deref(), false)? {
+            paths if args.prefetch_policy == PrefetchPolicy::Fs => paths,
+            _ => Vec::new(),
+        },
+    })
+}
+
+/// Gives each source its item of a list, if there is one.
+fn fill<T: Clone>(
+    name: &str,
+    list: &Option<Vec<T>>,
+    sources: &mut [Source],
+    set: impl Fn(&mut Source, T),
+) -> anyhow::Result<()> {
+    let Some(list) = list else { return Ok(()) };
+    let (found, wanted) = (list.len(), sources.len());
+    ensure!(found == wanted, "{name} has {found} items for {wanted} sources: one for each is needed");
+    sources.iter_mut().zip(list).for_each(|(source, item)| set(source, item.clone()));
+    Ok(())
+}
+
+/// The bootstrap of a chunk dictionary: `PATH` or `bootstrap=PATH`.
+fn chunk_dict(text: &str) -> anyhow::Result<PathBuf> {
+    match text.split_once('=') {
+        Some(("bootstrap", path)) => Ok(path.into()),
+        Some((kind, _)) if !kind.contains('/') && !Path::new(text).exists() => {
+            bail!("invalid chunk dict type {kind:?}: give `bootstrap=PATH` or `PATH`")
+        }
+        _ => Ok(text.into()),
+    }
+}
+
+/// Where the bootstrap goes.
+fn place(args: &MergeArgs) -> anyhow::Result<Place> {
+    match (&args.bootstrap, &args.blob_dir) {
+        (Some(path), _) => Ok(Place::File(path.clone())),
+        (None, Some(dir)) => {
+            ensure!(dir.is_dir(), "--blob-dir {} is not a directory", dir.display());
+            Ok(Place::Directory(dir.clone()))
+        }
+        (None, None) => bail!("no place for the bootstrap: give --bootstrap or --blob-dir"),
+    }
+}
+
+/// Refuses to write the result over what is read, or over the bootstrap. The bootstrap itself may take the place of a source.
+fn check_result(args: &MergeArgs) -> anyhow::Result<()> {
+    let Some(path) = args.output_json.as_deref().filter(|path| !path.exists() || path.is_file()) else {
+        return Ok(());
+    };
+    let others = args.sources.iter().chain(&args.parent_bootstrap).chain(&args.bootstrap);
+    for other in others {
+        let same = real(other) == real(path);
+        ensure!(!same, "--output-json {} is the same file as {}", path.display(), other.display());
+    }
+    Ok(())
+}
+
+/// The result as integrators read it.
+fn json(report: &Report) -> serde_json::Result<String> {
+    let blobs: Vec<&str> = report.blobs.iter().map(BlobId::as_str).collect();
+    let (reading, writing) = report.times;
+    serde_json::to_string_pretty(&serde_json::json!({
+        "version": json_version(),
+        "bootstrap": report.bootstrap_path.to_string_lossy(),
+        "blobs": blobs,
+        "external_bootstrap": "",
+        "external_blobs": [],
+        "trace": {
+            "consumed_time": {
+                "merge_bootstrap": reading.as_secs_f64(),
+                "dump_bootstrap": writing.as_secs_f64(),
+                "total_build": (reading + writing).as_secs_f64(),
+            },
+            "registered_events": {},
+        },
+        "fs_version": "6",
+        "compressor": report.compressor.name(),
+    }))
+}
