@@ -138,11 +138,13 @@ pub fn merge(options: &Options, place: Place, outputs: &Outputs) -> Result<Repor
     }
     let read_time = started.elapsed();
     let (bytes, mut report) = merged.write(&options.prefetch)?;
+    let in_directory = matches!(place, Place::Directory(_));
     let mut bootstrap = outputs.start(place)?;
     let path = bootstrap.path();
     bootstrap.write_all(&bytes).map_err(|source| OutputError { action: "write", path, source })?;
-    let name = hex::encode(Sha256::digest(&bytes));
-    let paths = Outputs::commit(vec![(bootstrap, Some(name))])?;
+    // Only in a directory it is named by its digest.
+    let name = in_directory.then(|| hex::encode(Sha256::digest(&bytes)));
+    let paths = Outputs::commit(vec![(bootstrap, name)])?;
     report.bootstrap_path = paths.into_iter().flatten().next().unwrap_or_default();
     report.times = (read_time, started.elapsed() - read_time);
     Ok(report)

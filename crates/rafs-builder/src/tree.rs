@@ -95,6 +95,12 @@ impl TreeBuilder {
         }
     }
 
+    /// Makes room for `count` more names.
+    pub fn reserve(&mut self, count: usize) {
+        let (nodes, bytes, hasher) = (&self.nodes, &self.bytes, &self.hasher);
+        self.names.reserve(count, |&id| hash_of(nodes, bytes, hasher, id));
+    }
+
     /// The root.
     pub fn root(&self) -> NodeId {
         NodeId(0)
@@ -210,12 +216,7 @@ impl TreeBuilder {
         let name = self.keep(name)?;
         self.nodes.push(Node { parent: parent.0, name, inode, attributes });
         let (nodes, bytes, hasher) = (&self.nodes, &self.bytes, &self.hasher);
-        self.names.insert_unique(hash, id, |&id| {
-            let node = nodes.get(id as usize);
-            let name =
-                node.and_then(|n| bytes.get(n.name.start as usize..(n.name.start + n.name.len) as usize));
-            hasher.hash_one((node.map_or(0, |n| n.parent), name.unwrap_or(&[])))
-        });
+        self.names.insert_unique(hash, id, |&id| hash_of(nodes, bytes, hasher, id));
         Ok(NodeId(id))
     }
 
@@ -290,19 +291,36 @@ impl TreeBuilder {
         names.join(&b'/')
     }
 
-    /// Children of each node: ranges of the second list.
+    /// Children of each node: ranges of the second list, in byte order of their names.
     fn children(&self) -> (Vec<(u32, u32)>, Vec<u32>) {
-        let mut sorted: Vec<u32> = self.names.iter().copied().collect();
-        let key = |&id: &u32| self.node(id).map(|node| (node.parent, self.span(node.name)));
-        sorted.sort_unstable_by(|a, b| key(a).cmp(&key(b)));
+        let parent = |id: u32| self.node(id).map_or(0, |node| node.parent as usize);
+        let mut nodes: Vec<u32> = self.names.iter().copied().collect();
+        nodes.sort_unstable();
         let mut ranges = vec![(0, 0); self.nodes.len()];
-        for (at, id) in (0u32..).zip(&sorted) {
-            let parent = self.node(*id).map_or(0, |node| node.parent);
-            if let Some(range) = ranges.get_mut(parent as usize) {
-                *range = (if range.1 == 0 { at } else { range.0 }, at + 1);
+        for &id in &nodes {
+            if let Some((_, count)) = ranges.get_mut(parent(id)) {
+                *count += 1;
             }
         }
-        (ranges, sorted)
+        let mut next = 0;
+        for range in &mut ranges {
+            next += std::mem::replace(range, (next, next)).1;
+        }
+        let mut children = vec![0; nodes.len()];
+        for id in nodes {
+            let Some((_, end)) = ranges.get_mut(parent(id)) else { continue };
+            if let Some(slot) = children.get_mut(*end as usize) {
+                *slot = id;
+            }
+            *end += 1;
+        }
+        // Sources mostly list a directory in order, and layers always do: runs are what this sort is fast with.
+        let name = |id: &u32| self.node(*id).map_or(&[][..], |node| self.span(node.name));
+        for &(first, end) in &ranges {
+            let of_one = children.get_mut(first as usize..end as usize).unwrap_or(&mut []);
+            of_one.sort_by(|a, b| name(a).cmp(name(b)));
+        }
+        (ranges, children)
     }
 
     /// All nodes that will be written, in numbering order: the root, then the children of one directory after the other.
@@ -368,6 +386,13 @@ impl TreeBuilder {
         let found = wanted.iter().map(|id| entry_of.get(id.0 as usize).copied().flatten()).collect();
         (tree, found)
     }
+}
+
+/// Hash of a node that is found by parent and name.
+fn hash_of(nodes: &[Node], bytes: &[u8], hasher: &RandomState, id: u32) -> u64 {
+    let node = nodes.get(id as usize);
+    let name = node.and_then(|n| bytes.get(n.name.start as usize..(n.name.start + n.name.len) as usize));
+    hasher.hash_one((node.map_or(0, |n| n.parent), name.unwrap_or(&[])))
 }
 
 /// Inodes that entries name, in the order of their first entry; entries are changed to match.

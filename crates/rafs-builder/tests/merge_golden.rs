@@ -181,6 +181,22 @@ fn on_top_of_a_merged_image() {
     assert!(!at("x").exists());
 }
 
+/// Blobs of the chunk dictionary may be in every layer, besides its own.
+#[test]
+fn layers_built_with_a_chunk_dictionary() {
+    let Some(golden) = golden() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let layer = golden.join("v6-chunkdict/image.boot");
+    let options = Options { sources: vec![Source::at(&layer)], ..Options::default() };
+    let error = merged(&options, &dir.path().join("boot"));
+    assert!(matches!(error, Err(MergeError::SeveralBlobs { count: 2, .. })));
+    let chunk_dict = Some(golden.join("v6-dir-lz4-8k/image.boot"));
+    let image = merged(&Options { chunk_dict, ..options }, &dir.path().join("boot")).unwrap();
+    let mut found = image.blobs().to_vec();
+    found.sort_by(|a, b| b.id.cmp(&a.id));
+    assert_eq!(found, Image::open(&layer).unwrap().blobs());
+}
+
 /// An encrypted layer makes an encrypted image, whose key stays where it was.
 #[test]
 fn encrypted_layers() {

@@ -68,16 +68,15 @@ pub(super) fn is_bootstrap(path: &Path) -> io::Result<bool> {
 pub(super) fn lay(merged: &mut Merged, image: &Image, blobs: &[u32]) -> Result<(), MergeError> {
     let invalid = |source| MergeError::Layer { path: image.path().to_path_buf(), source };
     let chunks = ChunkIndex::build(image.bootstrap()).map_err(invalid)?;
-    let mut layer = Layer {
-        merged,
-        image,
-        blobs,
-        chunks,
-        places: HashMap::new(),
-        open: Vec::new(),
-        hidden: None,
-        links: HashMap::new(),
+    let superblock = image.bootstrap().superblock();
+    // No more than there is room for in the bootstrap, whatever it says.
+    let fits = |count: u64, size: usize| {
+        usize::try_from(count).unwrap_or(usize::MAX).min(image.bootstrap().bytes().len() / size)
     };
+    merged.tree.reserve(fits(superblock.entries, 32));
+    let places = HashMap::with_capacity(fits(superblock.chunk_table_records, 80));
+    let mut layer =
+        Layer { merged, image, blobs, chunks, places, open: Vec::new(), hidden: None, links: HashMap::new() };
     check(image.bootstrap(), &mut |visit| layer.visit(visit)).map(|_| ()).map_err(|stop| match stop {
         Stop::Format(source) => invalid(source),
         Stop::Merge(error) => error,
