@@ -2,7 +2,12 @@
 //!
 //! Bytes from outside become [`VerifiedChunk`] by hashing to the digest their bootstrap names, and in no other way; everything that
 //! reaches a reader is made of such bytes.
+//!
+//! [`tree`] says by one digest what a whole file system is, and [`proof`] that one path is part of it.
 #![forbid(unsafe_code)]
+
+pub mod proof;
+pub mod tree;
 
 use bytes::Bytes;
 use rafs_format::{Digest, DigestAlgorithm};
