@@ -469,5 +469,6 @@ fn json(report: &Report, options: &Options) -> serde_json::Result<String> {
         },
         "fs_version": "6",
         "compressor": options.compressor.name(),
+        "tree_digest": report.tree_digest.to_string(),
     }))
 }

@@ -25,18 +25,20 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     if args.verbose {
         check::list(&image, &mut out)?;
-    } else {
-        check::structure(&image)?;
     }
+    let (_, digest) = check::structure_and_digest(&image)?;
     let loading = start.elapsed();
     check::print_blobs(&image, &mut out)?;
+    if let Some(digest) = digest {
+        writeln!(out, "tree digest: {digest}")?;
+    }
     if args.data {
         // The lines about the structure stand whatever becomes of the data.
         out.flush()?;
         check_data(args, &image, &mut out)?;
     }
     if let Some(path) = &args.output_json {
-        let json = check::json(&image, &json_version(), loading)?;
+        let json = check::json(&image, &json_version(), loading, digest)?;
         Outputs::new().write(path, json.as_bytes())?;
     }
     Ok(out.flush()?)

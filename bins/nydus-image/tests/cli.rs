@@ -145,11 +145,12 @@ fn check_prints_what_is_parsed() {
     let boot = image.join("image.boot");
     let expected = "RAFS filesystem metadata is valid, referenced data blobs: \n\
         \t 0: 2b3179746c03c47b449b60f506e65c10174509acba6047e14c6afc471551257b, compressed size 70844, \
-        uncompressed size 290816, chunk size: 8192, chunk count: 57, features: aligned cap_toc\n";
+        uncompressed size 290816, chunk size: 8192, chunk count: 57, features: aligned cap_toc\n\
+        tree digest: 9f4e8dd8e880fee8fdbb7a17a930ce994c1b78727342e66420615a9757b07f0a\n";
     assert_eq!(succeeds(&["check", str(&boot)]), expected);
     assert_eq!(succeeds(&["check", "--log-level", "warn", "--bootstrap", str(&boot)]), expected);
     let with_data = succeeds(&["check", "-B", str(&boot), "--data", "-D", str(&image.join("blobs"))]);
-    assert!(with_data.starts_with(expected) && with_data.lines().count() == 3, "{with_data}");
+    assert!(with_data.starts_with(expected) && with_data.lines().count() == 4, "{with_data}");
     let config = tempfile::NamedTempFile::new().unwrap();
     let backend = format!(
         "version = 2\nbackend = {{ type = \"localfs\", localfs = {{ dir = {:?} }} }}\n",
@@ -159,7 +160,11 @@ fn check_prints_what_is_parsed() {
     assert_eq!(succeeds(&["check", str(&boot), "--data", "--config", str(config.path())]), with_data);
     let empty = golden("v6-empty").unwrap().join("image.boot");
     let header = expected.split_inclusive('\n').next().unwrap();
-    assert_eq!(succeeds(&["check", str(&empty)]), header);
+    let digest = "tree digest: 15eb91d24a0577f1078742df4b990719590843e0bc3c237297ed3bb99f30d2f5\n";
+    assert_eq!(succeeds(&["check", str(&empty)]), format!("{header}{digest}"));
+    // Its chunks have no digests.
+    let tarfs = golden("v6-tarfs").unwrap().join("image.boot");
+    assert!(!succeeds(&["check", str(&tarfs)]).contains("tree digest"));
 }
 
 #[test]
@@ -188,10 +193,9 @@ fn check_writes_json() {
     let json = dir.path().join("out.json");
     succeeds(&["check", "-J", str(&json), str(&image.join("image.boot"))]);
     let said = std::fs::read_to_string(json).unwrap();
-    assert!(
-        said.starts_with("{\"version\":\"v")
-            && said.ends_with("\"fs_version\":\"6\",\"compressor\":\"lz4_block\"}")
-    );
+    let end = "\"fs_version\":\"6\",\"compressor\":\"lz4_block\",\
+        \"tree_digest\":\"9f4e8dd8e880fee8fdbb7a17a930ce994c1b78727342e66420615a9757b07f0a\"}";
+    assert!(said.starts_with("{\"version\":\"v") && said.ends_with(end), "{said}");
     assert!(
         said.contains("\"blobs\":[\"2b3179746c03c47b449b60f506e65c10174509acba6047e14c6afc471551257b\"]")
     );

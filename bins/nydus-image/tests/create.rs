@@ -276,6 +276,7 @@ fn the_result_as_json() {
         "external_bootstrap",
         "fs_version",
         "trace",
+        "tree_digest",
         "version",
     ];
     let mut sorted = keys.clone();
@@ -283,6 +284,8 @@ fn the_result_as_json() {
     assert_eq!(sorted, known);
     assert_eq!(value["blobs"], serde_json::json!([hex(&std::fs::read(&blob).unwrap())]));
     assert_eq!(value["bootstrap"], str(&boot));
+    let checked = text(&run(&["check", str(&boot)]).stdout);
+    assert!(checked.ends_with(&format!("tree digest: {}\n", value["tree_digest"].as_str().unwrap())));
     assert_eq!((&value["fs_version"], &value["compressor"]), (&"6".into(), &"lz4_block".into()));
     assert_eq!(
         (&value["external_bootstrap"], &value["external_blobs"]),

@@ -5,6 +5,7 @@
 //! reported with a file that uses it.
 
 use crate::data::{self, BadChunk, BlobError, ChunkError, ChunkReader, OpenBlob};
+use crate::digest::{self, DigestError, Scope};
 use crate::open::{BlobSource, Image};
 use crate::sections::{self, Coding, Section};
 use blob_storage::BackendError;
@@ -14,7 +15,7 @@ use rafs_format::check::{Summary, Visit};
 use rafs_format::toc::{self, TocEntry};
 use rafs_format::{
     Blob, BlobFeatures, BlobId, Bootstrap, Chunk, ChunkFlags, ChunkIndex, ChunkPlace, Digest, FileType,
-    FormatError, Inode, SuperFlags,
+    FormatError, Inode, SuperFlags, Version,
 };
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -181,6 +182,21 @@ fn inode_digest(
     Ok(rafs_merkle::digest(bootstrap.superblock().digester, &content))
 }
 
+/// The same, and the full digest of the tree; `None` for a tarfs, which has none.
+pub fn structure_and_digest(image: &Image) -> Result<(Summary, Option<Digest>), CheckError> {
+    // Digests of its own are checked in a walk of their own; all else is in the other one, too.
+    if image.bootstrap().superblock().version == Version::V5 {
+        structure(image)?;
+    }
+    match digest::tree(image.bootstrap(), Scope::Full) {
+        Ok(tree) => Ok((tree.summary, Some(tree.digest))),
+        Err(DigestError::Format(source)) => {
+            Err(CheckError::Structure { path: image.path().to_path_buf(), source })
+        }
+        Err(DigestError::Tarfs | DigestError::NotFound { .. }) => Ok((structure(image)?, None)),
+    }
+}
+
 /// Prints one line per inode and per chunk, in depth-first pre-order, checking the tree on the way.
 pub fn list(image: &Image, out: &mut dyn Write) -> Result<Summary, CheckError> {
     let bootstrap = image.bootstrap();
@@ -336,6 +352,8 @@ struct Output<'a> {
     trace: Trace,
     fs_version: &'a str,
     compressor: &'a str,
+    /// In hex; `null` where there is none.
+    tree_digest: Option<String>,
 }
 
 /// Measurements of a run.
@@ -356,8 +374,13 @@ struct ConsumedTime {
 struct Events {}
 
 /// The result of a check as compact JSON without a newline. `version` is `<describe>-<commit>`, `loading` the time that
-/// loading and walking the tree took.
-pub fn json(image: &Image, version: &str, loading: Duration) -> serde_json::Result<String> {
+/// loading and walking the tree took, `digest` its digest.
+pub fn json(
+    image: &Image,
+    version: &str,
+    loading: Duration,
+    digest: Option<Digest>,
+) -> serde_json::Result<String> {
     serde_json::to_string(&Output {
         version,
         bootstrap: image.path().to_string_lossy(),
@@ -370,6 +393,7 @@ pub fn json(image: &Image, version: &str, loading: Duration) -> serde_json::Resu
         },
         fs_version: image.bootstrap().superblock().version.name(),
         compressor: image.bootstrap().superblock().compressor.name(),
+        tree_digest: digest.map(|digest| digest.to_string()),
     })
 }
 

@@ -126,13 +126,18 @@ impl Inode {
 
     /// Major device number.
     pub fn major(&self) -> u32 {
-        (self.rdev >> 8) & 0xFFF
+        decode_rdev(self.rdev).0
     }
 
     /// Minor device number.
     pub fn minor(&self) -> u32 {
-        (self.rdev & 0xFF) | ((self.rdev >> 12) & 0xF_FF00)
+        decode_rdev(self.rdev).1
     }
+}
+
+/// Major and minor of a device number on disk.
+pub fn decode_rdev(rdev: u32) -> (u32, u32) {
+    ((rdev >> 8) & 0xFFF, (rdev & 0xFF) | ((rdev >> 12) & 0xF_FF00))
 }
 
 /// Device number on disk from major and minor; bits that do not fit are lost, see [`crate::tree`] for who checks.

@@ -62,8 +62,8 @@ enum Form {
 }
 
 impl<'a> Xattrs<'a> {
-    /// Attributes of the area at byte `at` of a bootstrap; none in an empty one.
-    pub(crate) fn parse(area: &'a [u8], at: u64) -> Result<Self, FormatError> {
+    /// Attributes of the area at byte `at` of a bootstrap, which is for messages; none in an empty one.
+    pub fn parse(area: &'a [u8], at: u64) -> Result<Self, FormatError> {
         if area.is_empty() {
             return Ok(Self { rest: area, at, form: Form::V6 });
         }
