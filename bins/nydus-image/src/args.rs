@@ -42,6 +42,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Turn an image back into a tar or a directory.
     Unpack(UnpackArgs),
+    /// Show what is different in two images, and what fetching the difference costs.
+    Diff(DiffArgs),
     /// Lay the images of layers over each other.
     Merge(Box<MergeArgs>),
     /// Write an image as a block device.
@@ -147,6 +149,60 @@ pub struct UnpackArgs {
     /// File with the configuration of the backend, JSON.
     #[arg(long, value_name = "FILE")]
     pub backend_config_file: Option<PathBuf>,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Args)]
+#[command(after_help = DIFF_HELP)]
+pub struct DiffArgs {
+    /// Bootstrap of the image that is there.
+    #[arg(value_name = "A")]
+    pub first: PathBuf,
+    /// Bootstrap of the image that is wanted.
+    #[arg(value_name = "B")]
+    pub second: PathBuf,
+    /// Leave modification times out.
+    #[arg(long)]
+    pub content: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Print what a node that holds A has to fetch for B: stored bytes of chunks, without the bootstrap.
+    #[arg(long)]
+    pub price: bool,
+    /// Let the exit code tell whether there is more to fetch than SIZE: bytes, or with a unit (KB, MB, GB of 1000; KiB, MiB, GiB of 1024).
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub fail_over: Option<SizeArg>,
+}
+
+const DIFF_HELP: &str = "Lines:
+  A PATH            only B has it
+  D PATH            only A has it
+  M PATH PART...    both have it; type, mode, owner, time, xattrs, content, target, device or link changed
+
+Exit codes: 0 the trees are the same, 1 they are not, 2 they cannot be compared.
+With --fail-over: 0 not over SIZE, 1 over, 2 as before.";
+
+/// A number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SizeArg(pub u64);
+
+/// A decimal number, perhaps with a unit.
+fn size(text: &str) -> Result<SizeArg, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1_000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => return Err(format!("{unit:?} is no unit of bytes")),
+    };
+    let number: u64 = number.parse().map_err(|error| format!("{error}"))?;
+    number.checked_mul(factor).map(SizeArg).ok_or_else(|| "it does not fit into 64 bits".to_owned())
 }
 
 impl BootstrapArgs {

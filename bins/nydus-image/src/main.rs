@@ -1,13 +1,15 @@
 //! `nydus-image`: command line in, one call of `rafs-builder`, exit code out.
 //!
 //! Results go to standard output, everything else to standard error. A failure is one line there, `Error: <what>: <why>`,
-//! and exit code 1; a wrong command line is exit code 2, and so are layers that do not fit together.
+//! and exit code 1; a wrong command line is exit code 2, and so are layers that do not fit together. Only `diff` answers by its exit code, and its
+//! failures are 2 like those of diff(1).
 
 mod args;
 mod create;
 mod merge;
 mod prefetch;
 mod tools;
+mod trees;
 
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
@@ -19,32 +21,35 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = start(&cli);
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let line = cli_report::chain(error.as_ref());
             // Nothing can be done when standard error is gone as well.
             let _told = writeln!(io::stderr(), "Error: {line}").is_ok();
-            exit_code(&error)
+            exit_code(&cli, &error)
         }
     }
 }
 
-/// 1, or 2 where the layers of a merge do not fit together: converters build them anew then.
-fn exit_code(error: &anyhow::Error) -> ExitCode {
+/// 1; or 2 where the layers of a merge do not fit together, since converters build them anew then, and for trouble of `diff`.
+fn exit_code(cli: &Cli, error: &anyhow::Error) -> ExitCode {
     let merging = error.downcast_ref::<MergeError>();
-    if merging.is_some_and(MergeError::is_inconsistent) { ExitCode::from(2) } else { ExitCode::FAILURE }
+    let differing = matches!(cli.command, Some(Command::Diff(_)));
+    let two = differing || merging.is_some_and(MergeError::is_inconsistent);
+    if two { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
 /// Starts the log, then does what the command line says.
-fn start(cli: &Cli) -> anyhow::Result<()> {
+fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
     cli_report::log::start(cli.log_level, cli.log_file.as_deref())?;
     run(cli)
 }
 
 /// Does what the command line says.
-fn run(cli: &Cli) -> anyhow::Result<()> {
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     if cli.version {
-        return Ok(io::stdout().write_all(build_info::BUILD_INFO.render(None).as_bytes())?);
+        io::stdout().write_all(build_info::BUILD_INFO.render(None).as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
     }
     match &cli.command {
         Some(Command::Create(args)) => create::run(args),
@@ -57,9 +62,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Optimize(_)) => later("optimize"),
         Some(Command::Chunkdict(_)) => later("chunkdict"),
         Some(Command::Stat(_)) => later("stat"),
+        Some(Command::Diff(args)) => return trees::diff(args),
         // Integrators rely on success here.
         None => Ok(writeln!(io::stdout(), "{}", Cli::command().render_usage())?),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The answer to a subcommand that comes later.

@@ -284,3 +284,91 @@ fn unpack_writes_into_a_pipe() {
     let stdout = run(&["unpack", str(&boot), "-D", str(&blobs), "--output", "-"]).stdout;
     assert!(piped == stdout && !piped.is_empty());
 }
+
+/// Builds a tree with three files; the digest that the result names.
+fn build(dir: &Path, name: &str) -> (PathBuf, String) {
+    let (boot, json) = (dir.join(name), dir.join("json"));
+    let blobs = dir.join("blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let output =
+        run(&["create", "-B", str(&boot), "-D", str(&blobs), "-J", str(&json), str(&dir.join("tree"))]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    (boot, said["tree_digest"].as_str().unwrap().to_owned())
+}
+
+/// Two versions of a tree: bootstraps and digests.
+fn versions(dir: &Path) -> [(PathBuf, String); 2] {
+    let tree = dir.join("tree");
+    std::fs::create_dir_all(tree.join("etc")).unwrap();
+    std::fs::write(tree.join("etc/a b"), "one").unwrap();
+    std::fs::write(tree.join("etc/gone"), "x").unwrap();
+    std::fs::write(tree.join("stays"), "same").unwrap();
+    let first = build(dir, "first");
+    std::fs::write(tree.join("etc/a b"), "two").unwrap();
+    std::fs::remove_file(tree.join("etc/gone")).unwrap();
+    std::fs::write(tree.join("new"), "new").unwrap();
+    // Times of all that was touched, so that only some of it changes.
+    for path in ["etc/a b", "etc", "."] {
+        let touched = Command::new("touch").arg("-hd@5").arg(tree.join(path)).status().unwrap();
+        assert!(touched.success());
+    }
+    [first, build(dir, "second")]
+}
+
+/// Standard output and exit code of a run with a quiet standard error.
+fn answers(args: &[&str]) -> (String, i32) {
+    let output = run(args);
+    assert_eq!(text(&output.stderr), "", "{args:?}");
+    (text(&output.stdout), output.status.code().unwrap())
+}
+
+#[test]
+fn diff_answers_like_diff() {
+    let dir = tempfile::tempdir().unwrap();
+    let [(first, one), (second, two)] = versions(dir.path());
+    let (first, second) = (str(&first), str(&second));
+    assert_eq!(answers(&["diff", first, first]), (String::new(), 0));
+    let lines = "M /etc time\nM \"/etc/a b\" time content\nD /etc/gone\nA /new\n";
+    assert_eq!(answers(&["diff", first, second]), (lines.to_owned(), 1));
+    let lines = "M \"/etc/a b\" content\nA /etc/gone\nD /new\n";
+    assert_eq!(answers(&["diff", "--content", second, first]), (lines.to_owned(), 1));
+    let (said, code) = answers(&["diff", "--json", "--price", "--content", first, second]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &said["same"], &said["changed"]), (1, &false.into(), &1.into()));
+    assert_eq!(
+        said["changes"][0],
+        serde_json::json!({ "change": "changed", "path": "/etc/a b", "parts": ["content"] })
+    );
+    assert_eq!(
+        said["changes"][2],
+        serde_json::json!({ "change": "added", "path": "/new", "type": "regular file" })
+    );
+    // Two new chunks of three bytes, and the blob is another one.
+    let price = serde_json::json!({ "chunks": 3, "bytes": 10, "new_chunks": 2, "new_bytes": 6 });
+    assert_eq!(said["price"], price);
+    let (said, _) = answers(&["diff", "--json", first, second]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["tree_digests"], serde_json::json!([one, two]));
+    for (limit, code) in [("9", 1), ("10", 0), ("10B", 0), ("1 KiB", 0), ("200MB", 0), ("0", 1)] {
+        let (said, found) = answers(&["diff", "--fail-over", limit, first, second]);
+        assert_eq!(found, code, "{limit}");
+        assert!(said.ends_with("to fetch: 3 chunks, 10 bytes; new content: 2 chunks, 6 bytes\n"), "{said}");
+    }
+    assert_eq!(answers(&["diff", "--fail-over", "0", first, first]).1, 0);
+}
+
+#[test]
+fn diff_in_trouble_exits_with_2() {
+    let output = run(&["diff", "/no/such/a", "/no/such/b"]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+    assert!(text(&output.stderr).starts_with("Error: ") && text(&output.stderr).contains("/no/such/a"));
+    assert!(refused(&["diff", "--fail-over", "5 apples", "a", "b"]).contains("apples"));
+    assert!(refused(&["diff", "--fail-over", "99999999999GiB", "a", "b"]).contains("64 bits"));
+    refused(&["diff", "a"]);
+    let Some(image) = golden("v6-tarfs") else { return };
+    let tarfs = image.join("image.boot");
+    let output = run(&["diff", str(&tarfs), str(&tarfs)]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("tarfs"), "{}", text(&output.stderr));
+}

@@ -328,7 +328,7 @@ impl<B: AsRef<[u8]>> Digester<'_, '_, B> {
 }
 
 /// Node digests of the inodes of one image.
-struct Nodes<'a, B> {
+pub(crate) struct Nodes<'a, B> {
     bootstrap: &'a Bootstrap<B>,
     index: ChunkIndex,
     /// Digest algorithm of each blob.
@@ -339,7 +339,7 @@ struct Nodes<'a, B> {
 }
 
 impl<'a, B: AsRef<[u8]>> Nodes<'a, B> {
-    fn new(bootstrap: &'a Bootstrap<B>, scope: Scope) -> Result<Self, DigestError> {
+    pub(crate) fn new(bootstrap: &'a Bootstrap<B>, scope: Scope) -> Result<Self, DigestError> {
         if bootstrap.superblock().flags.contains(SuperFlags::TARFS) {
             return Err(DigestError::Tarfs);
         }
@@ -357,7 +357,7 @@ impl<'a, B: AsRef<[u8]>> Nodes<'a, B> {
     }
 
     /// Node digest of what is not a directory.
-    fn digest(&mut self, inode: &Inode) -> Result<Digest, FormatError> {
+    pub(crate) fn digest(&mut self, inode: &Inode) -> Result<Digest, FormatError> {
         if inode.file_type == FileType::Regular {
             return self.file(inode);
         }
@@ -384,6 +384,11 @@ impl<'a, B: AsRef<[u8]>> Nodes<'a, B> {
             file.chunk(by, &digest);
         }
         Ok(file.finish())
+    }
+
+    /// Digest of the `n`-th chunk of a file, and by what it is.
+    pub(crate) fn chunk(&self, inode: &Inode, n: u64) -> Result<(DigestAlgorithm, Digest), FormatError> {
+        chunk(self.bootstrap, &self.index, &self.algorithms, inode, n)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod check;
 pub mod config;
 pub mod create;
 pub mod data;
+pub mod diff;
 pub mod digest;
 pub mod inspect;
 pub mod merge;
