@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 /// Runs `diff`. Success is exit code 0 for equal trees, or for a price that is not over, and 1 otherwise; the caller makes failures 2.
 pub fn diff(args: &DiffArgs) -> anyhow::Result<ExitCode> {
-    let (first, second) = (Image::open(&args.first)?, Image::open(&args.second)?);
+    let (first, second) = open_both(args)?;
     let scope = if args.content { Scope::Content } else { Scope::Full };
     let mut out = BufWriter::new(io::stdout().lock());
     let mut changes = Vec::new();
@@ -39,6 +39,16 @@ pub fn diff(args: &DiffArgs) -> anyhow::Result<ExitCode> {
         _ => !summary.is_same(),
     };
     Ok(ExitCode::from(u8::from(bad)))
+}
+
+/// Both images, read at the same time.
+fn open_both(args: &DiffArgs) -> anyhow::Result<(Image, Image)> {
+    std::thread::scope(|threads| {
+        let second = threads.spawn(|| Image::open(&args.second));
+        let first = Image::open(&args.first);
+        let second = second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((first?, second?))
+    })
 }
 
 /// One line: `A path`, `D path`, `M path what changed`.

@@ -4,7 +4,7 @@
 //! work is that of the changes and of the directories on the way to them, not that of the tree. Changes come in the order of a walk: a directory before what is
 //! in it, names in byte order. A path that is in both images is *changed*, also where its type is; what is below an added or removed directory is listed too.
 
-use crate::digest::{DigestError, Directories, Nodes, Scope};
+use crate::digest::{DigestError, Directories, Scope};
 use crate::open::Image;
 use rafs_format::read::DirEntries;
 use rafs_format::{Blob, BlobId, Bootstrap, Chunk, Digest, DirEntry, FileType, FormatError, Inode, Nid};
@@ -114,18 +114,16 @@ pub fn diff(
     scope: Scope,
     each: &mut dyn FnMut(&Change<'_>) -> io::Result<()>,
 ) -> Result<Summary, DiffError> {
-    let of =
-        |image: &Image| Directories::compute(image.bootstrap(), scope).map_err(|source| named(image, source));
-    let (one, two) = std::thread::scope(|scope| {
-        let other = scope.spawn(|| of(second));
-        let mine = of(first);
+    let (one, two) = std::thread::scope(|threads| {
+        let other = threads.spawn(|| Side::new(second, scope));
+        let mine = Side::new(first, scope);
         // A panic there is one here.
         (mine, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    let (one, two) = (one?, two?);
-    let digests = (one.tree(), two.tree());
+    let sides = (one?, two?);
+    let digests = (sides.0.directories.tree(), sides.1.directories.tree());
     let mut diff = Diff {
-        sides: (Side::new(first, one, scope)?, Side::new(second, two, scope)?),
+        sides,
         scope,
         path: Vec::new(),
         open: Vec::new(),
@@ -146,14 +144,13 @@ fn named(image: &Image, source: DigestError) -> DiffError {
 /// One of the two images.
 struct Side<'a> {
     image: &'a Image,
-    directories: Directories,
-    nodes: Nodes<'a, Vec<u8>>,
+    directories: Directories<'a, Vec<u8>>,
 }
 
 impl<'a> Side<'a> {
-    fn new(image: &'a Image, directories: Directories, scope: Scope) -> Result<Self, DiffError> {
-        let nodes = Nodes::new(image.bootstrap(), scope).map_err(|source| named(image, source))?;
-        Ok(Self { image, directories, nodes })
+    fn new(image: &'a Image, scope: Scope) -> Result<Self, DiffError> {
+        let directories = Directories::compute(image.bootstrap(), scope);
+        Ok(Self { image, directories: directories.map_err(|source| named(image, source))? })
     }
 
     fn bootstrap(&self) -> &'a Bootstrap<Vec<u8>> {
@@ -393,7 +390,9 @@ impl<'a> Diff<'a, '_> {
             return Ok(true);
         }
         for n in 0..chunks {
-            if first.fine(first.nodes.chunk(one, n))? != second.fine(second.nodes.chunk(two, n))? {
+            if first.fine(first.directories.chunk(one, n))?
+                != second.fine(second.directories.chunk(two, n))?
+            {
                 return Ok(true);
             }
         }

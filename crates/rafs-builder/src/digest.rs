@@ -1,7 +1,7 @@
 //! The tree digest of an image: one walk that checks the tree and hashes it on the way.
 //!
 //! What is hashed is `rafs-merkle`'s matter, what a sound tree is `rafs-format`'s; this brings them together. A digest is always that of
-//! a checked tree. Time is linear in the bootstrap; memory is the index that finds chunks (8 bytes for each record), the directories open at
+//! a checked tree. Time is linear in the bootstrap; memory is the digests of chunks by their numbers (32 bytes for each in most images), the directories open at
 //! the time, and 72 bytes for each inode with several names. Whoever wants the digests of all directories pays 40 bytes for each.
 
 use rafs_format::check::{self, Summary, Visit};
@@ -9,8 +9,7 @@ use rafs_format::inode::decode_rdev;
 use rafs_format::tree::{Entry, NewInode, Tree};
 use rafs_format::xattr::{Xattr, Xattrs};
 use rafs_format::{
-    Blob, Bootstrap, Chunk, ChunkIndex, Digest, DigestAlgorithm, FileType, FormatError, Inode, Nid,
-    SuperFlags,
+    Blob, Bootstrap, Chunk, ChunkRef, Digest, DigestAlgorithm, FileType, FormatError, Inode, Nid, SuperFlags,
 };
 use rafs_merkle::proof::{Proof, Step, siblings};
 pub use rafs_merkle::tree::Scope;
@@ -43,7 +42,7 @@ pub struct TreeDigest {
 /// Checks a whole image like [`check::check`] and computes its tree digest. Errors: the first thing wrong; a tarfs.
 pub fn tree<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>, scope: Scope) -> Result<TreeDigest, DigestError> {
     let mut root = Digest([0; 32]);
-    let (summary, _) = walk(bootstrap, scope, &mut |_, digest| root = digest)?;
+    let (summary, ..) = walk(bootstrap, scope, &mut |_, digest| root = digest)?;
     Ok(TreeDigest { summary, digest: root })
 }
 
@@ -158,13 +157,13 @@ fn algorithm(of_blobs: &[DigestAlgorithm], chunk: &Chunk) -> DigestAlgorithm {
 }
 
 /// The node digests of all directories of an image, and what is known of inodes with several names.
-#[derive(Debug, Clone)]
-pub struct Directories {
+#[derive(Debug)]
+pub struct Directories<'a, B> {
     scope: Scope,
-    root: Nid,
     /// Sorted by inode.
     digests: Vec<(Nid, Digest)>,
     links: HashMap<Nid, Link>,
+    nodes: Nodes<'a, B>,
 }
 
 /// An inode with several names.
@@ -176,13 +175,13 @@ pub struct Link {
     pub first: PathId,
 }
 
-impl Directories {
+impl<'a, B: AsRef<[u8]>> Directories<'a, B> {
     /// Checks a whole image and computes the digests of its directories. Errors: as of [`tree()`].
-    pub fn compute<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>, scope: Scope) -> Result<Self, DigestError> {
+    pub fn compute(bootstrap: &'a Bootstrap<B>, scope: Scope) -> Result<Self, DigestError> {
         let mut digests = Vec::new();
-        let (_, links) = walk(bootstrap, scope, &mut |nid, digest| digests.push((nid, digest)))?;
+        let (_, links, nodes) = walk(bootstrap, scope, &mut |nid, digest| digests.push((nid, digest)))?;
         digests.sort_unstable();
-        Ok(Self { scope, root: bootstrap.superblock().root, digests, links })
+        Ok(Self { scope, digests, links, nodes })
     }
 
     /// Node digest of the directory `nid`.
@@ -193,7 +192,7 @@ impl Directories {
 
     /// The digest of the tree.
     pub fn tree(&self) -> Digest {
-        self.get(self.root).unwrap_or(Digest([0; 32]))
+        self.get(self.nodes.bootstrap.superblock().root).unwrap_or(Digest([0; 32]))
     }
 
     /// What is known of `nid` if it has several names.
@@ -201,39 +200,34 @@ impl Directories {
         self.links.get(&nid)
     }
 
-    /// Proves that `path`, names from the root down, is part of this image, whose digests these are. Costs as much as the directories on the
-    /// way have entries.
-    pub fn prove<B: AsRef<[u8]>>(
-        &self,
-        bootstrap: &Bootstrap<B>,
-        path: &[&[u8]],
-    ) -> Result<Proof, DigestError> {
-        let mut nodes = Nodes::new(bootstrap, self.scope)?;
-        let (mut at, mut id) = (bootstrap.inode(self.root)?, PathId::ROOT);
+    /// Digest of the `n`-th chunk of a file, and by what it is.
+    pub(crate) fn chunk(&self, file: &Inode, n: u64) -> Result<(DigestAlgorithm, Digest), FormatError> {
+        self.nodes.chunks.get(self.nodes.bootstrap.chunk_ref(file, n)?)
+    }
+
+    /// Proves that `path`, names from the root down, is part of this image. Costs as much as the directories on the way have entries.
+    pub fn prove(&mut self, path: &[&[u8]]) -> Result<Proof, DigestError> {
+        let bootstrap = self.nodes.bootstrap;
+        let (mut at, mut id) = (bootstrap.inode(bootstrap.superblock().root)?, PathId::ROOT);
         let mut steps = Vec::with_capacity(path.len());
         for name in path {
-            let (step, nid) = self.step(&mut nodes, &at, &id, name)?;
+            let (step, nid) = self.step(&at, &id, name)?;
             steps.push(step);
             (at, id) = (bootstrap.inode(nid)?, id.join(name));
         }
-        Ok(Proof { scope: self.scope, node: self.node(&mut nodes, &at)?, steps })
+        Ok(Proof { scope: self.scope, node: self.node(&at)?, steps })
     }
 
     /// The step of a proof through the directory `dir`, whose path is `id`, to `name`, and the inode that it names.
-    fn step<B: AsRef<[u8]>>(
-        &self,
-        nodes: &mut Nodes<'_, B>,
-        dir: &Inode,
-        id: &PathId,
-        name: &[u8],
-    ) -> Result<(Step, Nid), DigestError> {
+    fn step(&mut self, dir: &Inode, id: &PathId, name: &[u8]) -> Result<(Step, Nid), DigestError> {
+        let bootstrap = self.nodes.bootstrap;
         let (mut leaves, mut found) = (Vec::new(), None);
-        for child in nodes.bootstrap.dir_entries(dir, 0)? {
+        for child in bootstrap.dir_entries(dir, 0)? {
             let child = child?;
             if matches!(child.name, b"." | b"..") {
                 continue;
             }
-            let node = self.node(nodes, &nodes.bootstrap.inode(child.nid)?)?;
+            let node = self.node(&bootstrap.inode(child.nid)?)?;
             let first = self.link(child.nid).map(|link| link.first);
             let link = first.filter(|first| *first != id.join(child.name));
             if child.name == name {
@@ -243,7 +237,7 @@ impl Directories {
         }
         let none = || DigestError::NotFound { name: String::from_utf8_lossy(name).into_owned() };
         let (index, link, nid) = found.ok_or_else(none)?;
-        let xattrs = nodes.bootstrap.xattrs(dir)?.map(|xattr| xattr.map(|xattr| (&xattr).into()));
+        let xattrs = bootstrap.xattrs(dir)?.map(|xattr| xattr.map(|xattr| (&xattr).into()));
         let step = Step {
             attributes: Attributes::from(dir),
             xattrs: xattrs.collect::<Result<_, _>>()?,
@@ -255,21 +249,22 @@ impl Directories {
         Ok((step, nid))
     }
 
-    /// Node digest of any inode.
-    fn node<B: AsRef<[u8]>>(&self, nodes: &mut Nodes<'_, B>, inode: &Inode) -> Result<Digest, FormatError> {
-        match self.get(inode.nid) {
-            Some(digest) => Ok(digest),
-            None => nodes.digest(inode),
-        }
+    /// Node digest of any inode. Those of inodes with several names are not computed for each of them.
+    fn node(&mut self, inode: &Inode) -> Result<Digest, FormatError> {
+        let known = self.get(inode.nid).or_else(|| self.link(inode.nid).map(|link| link.node));
+        known.map_or_else(|| self.nodes.digest(inode), Ok)
     }
 }
 
+/// What a walk leaves behind.
+type Walked<'a, B> = (Summary, HashMap<Nid, Link>, Nodes<'a, B>);
+
 /// Checks a whole image and hands every directory's node digest to `each`, parents after their children, so the root's last.
-fn walk<B: AsRef<[u8]>>(
-    bootstrap: &Bootstrap<B>,
+fn walk<'a, B: AsRef<[u8]>>(
+    bootstrap: &'a Bootstrap<B>,
     scope: Scope,
     each: &mut dyn FnMut(Nid, Digest),
-) -> Result<(Summary, HashMap<Nid, Link>), DigestError> {
+) -> Result<Walked<'a, B>, DigestError> {
     let mut digester = Digester {
         nodes: Nodes::new(bootstrap, scope)?,
         tree: TreeHasher::new(scope),
@@ -279,7 +274,7 @@ fn walk<B: AsRef<[u8]>>(
     };
     let summary = check::check(bootstrap, &mut |visit| digester.visit(visit))?;
     digester.close_to(0)?;
-    Ok((summary, digester.links))
+    Ok((summary, digester.links, digester.nodes))
 }
 
 /// Digests of a tree as a walk in pre-order goes over it: a directory ends where something comes that is not below it.
@@ -328,24 +323,22 @@ impl<B: AsRef<[u8]>> Digester<'_, '_, B> {
 }
 
 /// Node digests of the inodes of one image.
-pub(crate) struct Nodes<'a, B> {
+#[derive(Debug)]
+struct Nodes<'a, B> {
     bootstrap: &'a Bootstrap<B>,
-    index: ChunkIndex,
-    /// Digest algorithm of each blob.
-    algorithms: Vec<DigestAlgorithm>,
+    chunks: Chunks,
     hasher: NodeHasher,
     /// Those of the inode looked at, to be allocated once.
     xattrs: Vec<Xattr<'a>>,
 }
 
 impl<'a, B: AsRef<[u8]>> Nodes<'a, B> {
-    pub(crate) fn new(bootstrap: &'a Bootstrap<B>, scope: Scope) -> Result<Self, DigestError> {
+    fn new(bootstrap: &'a Bootstrap<B>, scope: Scope) -> Result<Self, DigestError> {
         if bootstrap.superblock().flags.contains(SuperFlags::TARFS) {
             return Err(DigestError::Tarfs);
         }
-        let index = ChunkIndex::build(bootstrap)?;
-        let algorithms = bootstrap.blobs().iter().map(|blob| blob.digester).collect();
-        Ok(Self { bootstrap, index, algorithms, hasher: NodeHasher::new(scope), xattrs: Vec::new() })
+        let (chunks, hasher) = (Chunks::read(bootstrap, DENSE)?, NodeHasher::new(scope));
+        Ok(Self { bootstrap, chunks, hasher, xattrs: Vec::new() })
     }
 
     fn read_xattrs(&mut self, inode: &Inode) -> Result<&mut [Xattr<'a>], FormatError> {
@@ -357,48 +350,144 @@ impl<'a, B: AsRef<[u8]>> Nodes<'a, B> {
     }
 
     /// Node digest of what is not a directory.
-    pub(crate) fn digest(&mut self, inode: &Inode) -> Result<Digest, FormatError> {
-        if inode.file_type == FileType::Regular {
-            return self.file(inode);
-        }
+    fn digest(&mut self, inode: &Inode) -> Result<Digest, FormatError> {
         self.read_xattrs(inode)?;
-        let input = self.hasher.begin(&Attributes::from(inode), &mut self.xattrs);
+        let Self { bootstrap, chunks, hasher, xattrs } = self;
+        let input = hasher.begin(&Attributes::from(inode), xattrs);
         match inode.file_type {
-            FileType::Symlink => Ok(input.symlink(&self.bootstrap.symlink_target(inode)?)),
+            FileType::Regular => {
+                let count = bootstrap.chunk_count(inode);
+                let mut file = input.file(inode.size, count);
+                for n in 0..count {
+                    let (by, digest) = chunks.get(bootstrap.chunk_ref(inode, n)?)?;
+                    file.chunk(by, &digest);
+                }
+                Ok(file.finish())
+            }
+            FileType::Symlink => Ok(input.symlink(&bootstrap.symlink_target(inode)?)),
             FileType::CharDevice | FileType::BlockDevice => Ok(input.device(inode.major(), inode.minor())),
             FileType::Fifo | FileType::Socket => Ok(input.bodiless()),
-            FileType::Directory | FileType::Regular => {
-                let (found, expected) = (inode.file_type.name(), "symlink or device");
+            FileType::Directory => {
+                let (found, expected) = (inode.file_type.name(), "file, symlink or device");
                 Err(FormatError::WrongType { nid: inode.nid.0, found, expected })
             }
         }
     }
+}
 
-    fn file(&mut self, inode: &Inode) -> Result<Digest, FormatError> {
-        self.read_xattrs(inode)?;
-        let Self { bootstrap, index, algorithms, hasher, xattrs } = self;
-        let chunks = bootstrap.chunk_count(inode);
-        let mut file = hasher.begin(&Attributes::from(inode), xattrs).file(inode.size, chunks);
-        for n in 0..chunks {
-            let (by, digest) = chunk(bootstrap, index, algorithms, inode, n)?;
-            file.chunk(by, &digest);
+/// Digests of all chunks of an image by blob and number. v6 has its records sorted by digest, and looking for one and then reading it, for each
+/// chunk of each file, is two waits for memory; this is filled in the order of the records. For images that are checked: it does not
+/// look whether references and records agree.
+#[derive(Debug)]
+struct Chunks(Vec<(DigestAlgorithm, OfBlob)>);
+
+/// Digests of the chunks of one blob.
+#[derive(Debug)]
+enum OfBlob {
+    /// By number; zeros for what no record is of.
+    Dense(Vec<Digest>),
+    /// Sorted by number: where few chunks of a large blob are used, as a bad image may claim of each of its blobs.
+    Sparse(Vec<(u32, Digest)>),
+}
+
+/// Numbers for each record, and besides, up to which digests are held densely: at most 128 bytes for each record.
+const DENSE: (u64, u64) = (4, 64);
+
+impl Chunks {
+    /// Reads the chunk table; see [`DENSE`] for the second argument.
+    fn read<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>, dense: (u64, u64)) -> Result<Self, FormatError> {
+        let records = bootstrap.superblock().chunk_table_records;
+        let mut counts = vec![0u64; bootstrap.blobs().len()];
+        for n in 0..records {
+            let blob = usize::try_from(bootstrap.chunk_record(n)?.blob).ok();
+            if let Some(count) = blob.and_then(|blob| counts.get_mut(blob)) {
+                *count += 1;
+            }
         }
-        Ok(file.finish())
+        let mut blobs: Vec<_> = bootstrap
+            .blobs()
+            .iter()
+            .zip(counts)
+            .map(|(blob, count)| {
+                let is_dense = u64::from(blob.chunk_count) <= count * dense.0 + dense.1;
+                let size = usize::try_from(blob.chunk_count).ok().filter(|_| is_dense);
+                let of_blob = size
+                    .map_or(OfBlob::Sparse(Vec::new()), |size| OfBlob::Dense(vec![Digest([0; 32]); size]));
+                (blob.digester, of_blob)
+            })
+            .collect();
+        for n in 0..records {
+            let chunk = bootstrap.chunk_record(n)?;
+            match usize::try_from(chunk.blob).ok().and_then(|blob| blobs.get_mut(blob)) {
+                Some((_, OfBlob::Dense(digests))) => {
+                    if let Some(digest) = digests.get_mut(chunk.index as usize) {
+                        *digest = chunk.digest;
+                    }
+                }
+                Some((_, OfBlob::Sparse(digests))) => digests.push((chunk.index, chunk.digest)),
+                // The check refuses such a record.
+                None => {}
+            }
+        }
+        for (_, digests) in &mut blobs {
+            if let OfBlob::Sparse(digests) = digests {
+                digests.sort_unstable();
+            }
+        }
+        Ok(Self(blobs))
     }
 
-    /// Digest of the `n`-th chunk of a file, and by what it is.
-    pub(crate) fn chunk(&self, inode: &Inode, n: u64) -> Result<(DigestAlgorithm, Digest), FormatError> {
-        chunk(self.bootstrap, &self.index, &self.algorithms, inode, n)
+    /// Digest of a chunk, and by what it is.
+    fn get(&self, reference: ChunkRef) -> Result<(DigestAlgorithm, Digest), FormatError> {
+        let ChunkRef { blob, chunk, block } = reference;
+        let none = FormatError::NoSuchChunk { blob, chunk, block };
+        let Some((by, digests)) = usize::try_from(blob).ok().and_then(|blob| self.0.get(blob)) else {
+            return Err(none);
+        };
+        let digest = match digests {
+            OfBlob::Dense(digests) => digests.get(chunk as usize),
+            OfBlob::Sparse(digests) => {
+                let at = digests.partition_point(|(number, _)| *number < chunk);
+                digests.get(at).filter(|(number, _)| *number == chunk).map(|(_, digest)| digest)
+            }
+        };
+        digest.map(|digest| (*by, *digest)).ok_or(none)
     }
 }
 
-fn chunk<B: AsRef<[u8]>>(
-    bootstrap: &Bootstrap<B>,
-    index: &ChunkIndex,
-    algorithms: &[DigestAlgorithm],
-    inode: &Inode,
-    n: u64,
-) -> Result<(DigestAlgorithm, Digest), FormatError> {
-    let chunk = index.resolve(bootstrap, bootstrap.chunk_ref(inode, n)?)?;
-    Ok((algorithm(algorithms, &chunk), chunk.digest))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rafs_format::ChunkIndex;
+
+    #[test]
+    fn chunks_are_found_however_they_are_held() {
+        let data: Vec<u8> = (0..20_000u32).flat_map(u32::to_le_bytes).collect();
+        let options = testkit::image::options(4096, rafs_format::Compressor::None);
+        let image = testkit::image::of_files(&[("a", &data), ("b", &data[4096..9000])], &options);
+        let bootstrap = image.parsed();
+        let index = ChunkIndex::build(&bootstrap).unwrap();
+        for dense in [DENSE, (0, 0)] {
+            let chunks = Chunks::read(&bootstrap, dense).unwrap();
+            assert_eq!(matches!(chunks.0[0].1, OfBlob::Dense(_)), dense == DENSE);
+            let mut seen = 0;
+            check::check(&bootstrap, &mut |visit| {
+                let files = [&visit.inode].into_iter().filter(|inode| inode.file_type == FileType::Regular);
+                for (file, n) in
+                    files.flat_map(|file| (0..bootstrap.chunk_count(file)).map(move |n| (file, n)))
+                {
+                    let reference = bootstrap.chunk_ref(file, n)?;
+                    let expected = index.resolve(&bootstrap, reference)?.digest;
+                    assert_eq!(chunks.get(reference), Ok((DigestAlgorithm::Blake3, expected)));
+                    seen += 1;
+                }
+                Ok::<_, FormatError>(())
+            })
+            .unwrap();
+            assert_eq!(seen, 22);
+            for (blob, chunk) in [(0, 1 << 23), (7, 0)] {
+                assert!(chunks.get(ChunkRef { blob, chunk, block: 0 }).is_err());
+            }
+        }
+    }
 }
