@@ -44,6 +44,8 @@ pub enum Command {
     Unpack(UnpackArgs),
     /// Show what is different in two images, and what fetching the difference costs.
     Diff(DiffArgs),
+    /// Check that an image is the one that a tree digest names, with blobs every chunk of it.
+    Verify(VerifyArgs),
     /// Lay the images of layers over each other.
     Merge(Box<MergeArgs>),
     /// Write an image as a block device.
@@ -182,6 +184,18 @@ const DIFF_HELP: &str = "Lines:
 
 Exit codes: 0 the trees are the same, 1 they are not, 2 they cannot be compared.
 With --fail-over: 0 not over SIZE, 1 over, 2 as before.";
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub bootstrap: BootstrapArgs,
+    /// Tree digest that the image must have, as `check` or the JSON of `create` tells it; one without times is known as such.
+    #[arg(long, value_name = "HEX")]
+    pub root: String,
+    #[command(flatten)]
+    pub source: SourceArgs,
+}
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -62,6 +62,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Optimize(_)) => later("optimize"),
         Some(Command::Chunkdict(_)) => later("chunkdict"),
         Some(Command::Stat(_)) => later("stat"),
+        Some(Command::Verify(args)) => trees::verify(args),
         Some(Command::Diff(args)) => return trees::diff(args),
         // Integrators rely on success here.
         None => Ok(writeln!(io::stdout(), "{}", Cli::command().render_usage())?),

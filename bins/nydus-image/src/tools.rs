@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 /// Threads to decode with: all cores.
-fn threads() -> usize {
+pub fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -94,7 +94,7 @@ pub fn unpack(args: &UnpackArgs) -> anyhow::Result<()> {
 }
 
 /// Where the blobs are; `None` when nothing was said about it.
-fn source(file: Option<&PathBuf>, args: &SourceArgs) -> anyhow::Result<Option<BlobSource>> {
+pub fn source(file: Option<&PathBuf>, args: &SourceArgs) -> anyhow::Result<Option<BlobSource>> {
     let backend = match (file, &args.blob_dir, &args.config) {
         (None, None, None) => return Ok(None),
         (_, _, Some(path)) => config::local_fs(path)?,

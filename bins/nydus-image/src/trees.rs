@@ -1,10 +1,14 @@
-//! `diff`: arguments to library calls, findings to lines or JSON.
+//! `diff` and `verify`: arguments to library calls, findings to lines or JSON.
 
-use crate::args::{DiffArgs, SizeArg};
-use anyhow::Context;
+use crate::args::{DiffArgs, SizeArg, VerifyArgs};
+use crate::tools;
+use anyhow::{Context, bail};
+use cli_report::chain;
+use rafs_builder::check::DataReport;
 use rafs_builder::diff::{self, Change, Kind, Part, Price, Summary};
 use rafs_builder::digest::Scope;
 use rafs_builder::open::Image;
+use rafs_builder::verify;
 use serde_json::json;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -118,4 +122,57 @@ fn summary_json(
             json!({ "chunks": chunks, "bytes": bytes, "new_chunks": new_chunks, "new_bytes": new_bytes });
     }
     value
+}
+
+/// Runs `verify`. What is wrong with the data is a line each on standard error, a chunk one for each file that has it.
+pub fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
+    let root = verify::parse_root(&args.root).with_context(|| format!("--root {:?}", args.root))?;
+    let source = tools::source(None, &args.source)?;
+    let image = Image::open(&args.bootstrap.path())?;
+    let report = verify::verify(&image, &root, source.as_ref().map(|source| (source, tools::threads())))?;
+    let mut out = io::stdout().lock();
+    let path = image.path().display();
+    if let Some(scope) = report.scope {
+        let without = if scope == Scope::Content { ", without times" } else { "" };
+        writeln!(out, "RAFS tree is the expected one{without}: {root}")?;
+    }
+    let data = report.data.as_ref();
+    let problems = data.map_or(0, |data| data.more + data.problems.len() as u64);
+    if let Some(data) = data {
+        tell_data(data, &report.leaves)?;
+    }
+    match (report.scope, problems) {
+        (None, 0) => bail!("{path}: the tree digest is {}, expected {root}", report.full),
+        (None, count) => {
+            bail!(
+                "{path}: the tree digest is {}, expected {root}; {count} problem(s) in the data",
+                report.full
+            )
+        }
+        (Some(_), 0) => {}
+        (Some(_), count) => bail!("{path}: {count} problem(s) in the data"),
+    }
+    if let Some(data) = data {
+        writeln!(out, "RAFS blob data is valid: {} chunks, {} bytes", data.chunks, data.bytes)?;
+    }
+    Ok(())
+}
+
+/// What is wrong with the data.
+fn tell_data(data: &DataReport, leaves: &[verify::Leaf]) -> io::Result<()> {
+    let mut err = io::stderr().lock();
+    for (at, problem) in data.problems.iter().enumerate() {
+        let mut told = false;
+        for leaf in leaves.iter().filter(|leaf| leaf.problem == at) {
+            writeln!(err, "{}, chunk {} of the file: {}", shown(&leaf.path), leaf.chunk, chain(problem))?;
+            told = true;
+        }
+        if !told {
+            writeln!(err, "{}", chain(problem))?;
+        }
+    }
+    if data.more > 0 {
+        writeln!(err, "and {} more", data.more)?;
+    }
+    Ok(())
 }

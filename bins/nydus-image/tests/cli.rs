@@ -372,3 +372,39 @@ fn diff_in_trouble_exits_with_2() {
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("tarfs"), "{}", text(&output.stderr));
 }
+
+#[test]
+fn verify_compares_with_a_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let [(boot, root), (second, other)] = versions(dir.path());
+    let (boot, blobs) = (str(&boot), dir.path().join("blobs"));
+    assert_eq!(
+        succeeds(&["verify", "--root", &root, boot]),
+        format!("RAFS tree is the expected one: {root}\n")
+    );
+    let said = succeeds(&["verify", "--root", &root, "-B", boot, "--blob-dir", str(&blobs)]);
+    assert!(said.ends_with("\nRAFS blob data is valid: 3 chunks, 8 bytes\n"), "{said}");
+    let said = fails(&["verify", "--root", &other, boot]);
+    assert!(said.contains(&format!("the tree digest is {root}, expected {other}")), "{said}");
+    succeeds(&["verify", "--root", &other, str(&second)]);
+    assert!(fails(&["verify", "--root", "abc", boot]).contains("--root \"abc\""));
+    refused(&["verify", boot]);
+    // One byte of the chunk of /stays.
+    for blob in std::fs::read_dir(&blobs).unwrap() {
+        let path = blob.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(4).position(|four| four == b"same") {
+            bytes[at] = b'S';
+        }
+        std::fs::write(path, bytes).unwrap();
+    }
+    let output = run(&["verify", "--root", &root, boot, "-D", str(&blobs)]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said.contains("\n/stays, chunk 0 of the file: blob ")
+            || said.starts_with("/stays, chunk 0 of the file: blob "),
+        "{said}"
+    );
+    assert!(said.lines().last().unwrap().contains("problem(s) in the data"), "{said}");
+}

@@ -1,10 +1,10 @@
-//! Layers and directories to RAFS images, and back: create, merge, check, inspect, unpack.
+//! Layers and directories to RAFS images, and back: create, merge, check, inspect, unpack; and what two images have in common: diff, verify.
 //!
 //! Building is a bounded pipeline: one thread reads the source, all cores hash and compress chunks, one collector writes the
 //! blob in source order. The output is the same bytes whatever the number of threads. Outputs appear whole (temporary file, fsync, rename) or not at all.
 //!
 //! The other way round, [`open`] finds bootstrap and blobs, [`data`] turns stored chunks into verified bytes, and [`check`],
-//! [`inspect`] and [`unpack`] stand on both.
+//! [`inspect`] and [`unpack`] stand on both. [`digest`] says by one digest what a tree is, on which [`diff`] and [`verify`] stand.
 
 pub mod check;
 pub mod config;
@@ -19,5 +19,6 @@ pub mod output;
 mod sections;
 pub mod tree;
 pub mod unpack;
+pub mod verify;
 
 pub use cli_report::chain;
