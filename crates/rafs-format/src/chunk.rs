@@ -51,6 +51,7 @@ pub struct Chunk {
 
 impl Chunk {
     /// The record at byte `at` of a bootstrap.
+    #[inline]
     pub(crate) fn read(bytes: &[u8], at: u64) -> Result<Self, FormatError> {
         let raw: &ChunkRecord = structure(bytes, "chunk record", at)?;
         Ok(Self {
@@ -113,20 +114,21 @@ impl ChunkIndex {
         file: &Inode,
         n: u64,
     ) -> Result<Chunk, FormatError> {
+        bootstrap.check_chunk_number(file, n)?;
         let reference = match bootstrap.reader() {
             Reader::V5(reader) => {
-                bootstrap.check_chunk_number(file, n)?;
                 let (chunk, at) = reader.chunk(file, n)?;
                 check_ranges(bootstrap.blobs(), &chunk, at)?;
                 return Ok(chunk);
             }
-            Reader::V6(_) => bootstrap.chunk_ref(file, n)?,
+            Reader::V6(reader) => reader.chunk_ref(file, n)?,
         };
         self.resolve(bootstrap, reference)
     }
 
     /// The record of `reference` in the chunk table of a v6 image, whose blob, index and block all agree with it.
     /// Errors: [`FormatError::NoSuchChunk`], in v5 always; `OutOfBounds` where the record's ranges leave the blob.
+    #[inline]
     pub fn resolve<B: AsRef<[u8]>>(
         &self,
         bootstrap: &Bootstrap<B>,

@@ -167,6 +167,7 @@ impl<B: AsRef<[u8]>> Bootstrap<B> {
         self.bytes.as_ref()
     }
 
+    #[inline]
     pub(crate) fn reader(&self) -> Reader<'_> {
         let (bytes, superblock) = (self.bytes(), &self.superblock);
         match &self.form {
@@ -327,6 +328,7 @@ enum Cursor<'a> {
 
 impl<'a> Iterator for DirEntries<'a> {
     type Item = Result<DirEntry<'a>, FormatError>;
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.failed {
             return None;
@@ -387,6 +389,7 @@ fn expect_type(inode: &Inode, expected: FileType) -> Result<(), FormatError> {
 }
 
 /// A name as a directory may hold it.
+#[inline]
 pub(crate) fn checked_name(name: &[u8]) -> Result<&[u8], FormatError> {
     let problem = if name.is_empty() {
         "is empty"

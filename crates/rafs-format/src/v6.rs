@@ -32,6 +32,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Binary search for `name` in a directory: blocks first, then entries.
+    #[inline]
     pub(crate) fn lookup(self, dir: &Inode, name: &[u8]) -> Result<Option<DirEntry<'a>>, FormatError> {
         // The block is the last one whose first name is not behind `name`.
         let (mut low, mut high) = (0, self.dir_blocks(dir));
@@ -236,6 +237,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The `n`-th block of a directory, its entry count checked.
+    #[inline]
     fn dir_block(self, dir: &Inode, n: u64) -> Result<DirBlock<'a>, FormatError> {
         let (at, size) = self.flat_block_place(dir, n)?;
         let bytes = slice(self.bytes, "directory block", at, size)?;
@@ -276,12 +278,12 @@ struct DirBlock<'a> {
 }
 
 impl<'a> DirBlock<'a> {
-    fn raw(self, n: usize) -> Result<&'a Dirent, FormatError> {
+    fn raw(&self, n: usize) -> Result<&'a Dirent, FormatError> {
         structure(self.bytes, "directory entry", (n * size_of::<Dirent>()) as u64)
     }
 
     /// The name of entry `n`, which is below `entries`.
-    fn name(self, n: usize) -> Result<&'a [u8], FormatError> {
+    fn name(&self, n: usize) -> Result<&'a [u8], FormatError> {
         let start = usize::from(self.raw(n)?.name_offset.get());
         let last = n + 1 == self.entries;
         let end = if last { self.bytes.len() } else { usize::from(self.raw(n + 1)?.name_offset.get()) };
@@ -316,6 +318,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The entry at the position, `None` at the end.
+    #[inline]
     pub(crate) fn step(&mut self) -> Result<Option<DirEntry<'a>>, FormatError> {
         loop {
             let n = self.position >> 16;
