@@ -9,7 +9,8 @@ use rafs_format::inode::decode_rdev;
 use rafs_format::tree::{Entry, NewInode, Tree};
 use rafs_format::xattr::{Xattr, Xattrs};
 use rafs_format::{
-    Blob, Bootstrap, Chunk, ChunkRef, Digest, DigestAlgorithm, FileType, FormatError, Inode, Nid, SuperFlags,
+    Blob, Bootstrap, Chunk, ChunkIndex, ChunkRef, Digest, DigestAlgorithm, FileType, FormatError, Inode, Nid,
+    SuperFlags,
 };
 use rafs_merkle::proof::{Proof, Step, siblings};
 pub use rafs_merkle::tree::Scope;
@@ -202,7 +203,7 @@ impl<'a, B: AsRef<[u8]>> Directories<'a, B> {
 
     /// Digest of the `n`-th chunk of a file, and by what it is.
     pub(crate) fn chunk(&self, file: &Inode, n: u64) -> Result<(DigestAlgorithm, Digest), FormatError> {
-        self.nodes.chunks.get(self.nodes.bootstrap.chunk_ref(file, n)?)
+        self.nodes.chunk(file, n)
     }
 
     /// Proves that `path`, names from the root down, is part of this image. Costs as much as the directories on the way have entries.
@@ -327,6 +328,8 @@ impl<B: AsRef<[u8]>> Digester<'_, '_, B> {
 struct Nodes<'a, B> {
     bootstrap: &'a Bootstrap<B>,
     chunks: Chunks,
+    /// For images without a chunk table, whose inodes hold the records of their chunks.
+    index: Option<ChunkIndex>,
     hasher: NodeHasher,
     /// Those of the inode looked at, to be allocated once.
     xattrs: Vec<Xattr<'a>>,
@@ -338,7 +341,14 @@ impl<'a, B: AsRef<[u8]>> Nodes<'a, B> {
             return Err(DigestError::Tarfs);
         }
         let (chunks, hasher) = (Chunks::read(bootstrap, DENSE)?, NodeHasher::new(scope));
-        Ok(Self { bootstrap, chunks, hasher, xattrs: Vec::new() })
+        let has_table = bootstrap.superblock().chunk_table_records > 0;
+        let index = if has_table { None } else { Some(ChunkIndex::build(bootstrap)?) };
+        Ok(Self { bootstrap, chunks, index, hasher, xattrs: Vec::new() })
+    }
+
+    /// Digest of the `n`-th chunk of a file, and by what it is.
+    fn chunk(&self, file: &Inode, n: u64) -> Result<(DigestAlgorithm, Digest), FormatError> {
+        chunk(self.bootstrap, &self.chunks, self.index.as_ref(), file, n)
     }
 
     fn read_xattrs(&mut self, inode: &Inode) -> Result<&mut [Xattr<'a>], FormatError> {
@@ -352,14 +362,14 @@ impl<'a, B: AsRef<[u8]>> Nodes<'a, B> {
     /// Node digest of what is not a directory.
     fn digest(&mut self, inode: &Inode) -> Result<Digest, FormatError> {
         self.read_xattrs(inode)?;
-        let Self { bootstrap, chunks, hasher, xattrs } = self;
+        let Self { bootstrap, chunks, index, hasher, xattrs } = self;
         let input = hasher.begin(&Attributes::from(inode), xattrs);
         match inode.file_type {
             FileType::Regular => {
                 let count = bootstrap.chunk_count(inode);
                 let mut file = input.file(inode.size, count);
                 for n in 0..count {
-                    let (by, digest) = chunks.get(bootstrap.chunk_ref(inode, n)?)?;
+                    let (by, digest) = chunk(bootstrap, chunks, index.as_ref(), inode, n)?;
                     file.chunk(by, &digest);
                 }
                 Ok(file.finish())
@@ -373,6 +383,21 @@ impl<'a, B: AsRef<[u8]>> Nodes<'a, B> {
             }
         }
     }
+}
+
+/// Digest of the `n`-th chunk of a file, from `index` where there is one.
+fn chunk<B: AsRef<[u8]>>(
+    bootstrap: &Bootstrap<B>,
+    chunks: &Chunks,
+    index: Option<&ChunkIndex>,
+    file: &Inode,
+    n: u64,
+) -> Result<(DigestAlgorithm, Digest), FormatError> {
+    let Some(index) = index else { return chunks.get(bootstrap.chunk_ref(file, n)?) };
+    let chunk = index.chunk(bootstrap, file, n)?;
+    let blob = usize::try_from(chunk.blob).ok().and_then(|blob| bootstrap.blobs().get(blob));
+    let by = blob.map_or(bootstrap.superblock().digester, |blob| blob.digester);
+    Ok((by, chunk.digest))
 }
 
 /// Digests of all chunks of an image by blob and number. v6 has its records sorted by digest, and looking for one and then reading it, for each
@@ -458,7 +483,6 @@ impl Chunks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rafs_format::ChunkIndex;
 
     #[test]
     fn chunks_are_found_however_they_are_held() {
