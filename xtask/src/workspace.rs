@@ -32,9 +32,17 @@ pub fn host() -> anyhow::Result<String> {
     Ok(triple.context("rustc -vV names no host")?.to_owned())
 }
 
-/// The cargo that runs this chore.
+/// The cargo that runs this chore, as if it were called by hand: without what it has told this program about its own package. ring's build
+/// script would build ring again for that, and all that uses TLS.
 pub fn cargo() -> std::process::Command {
-    std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let told = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _value) in std::env::vars_os() {
+        if name.to_str().is_some_and(told) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// A directory for what chores make: below the build directory, which git ignores.
