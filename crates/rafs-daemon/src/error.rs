@@ -1,7 +1,7 @@
 //! Why a daemon cannot serve.
 
 use blob_cache::CacheError;
-use blob_storage::BackendError;
+use blob_storage::{BackendError, SetupError};
 use rafs_format::FormatError;
 use rafs_fuse::FuseError;
 use rafs_vfs::VfsError;
@@ -19,8 +19,12 @@ pub enum DaemonError {
     Format { path: PathBuf, source: Box<FormatError> },
     #[error("bootstrap {} is damaged: it is named after its SHA-256, but that is {found}", path.display())]
     Name { path: PathBuf, found: String },
-    #[error("backend {kind} is not supported by this version yet, only localfs")]
+    #[error("backend {kind} is not supported by this version yet, only localfs and registry")]
     Backend { kind: &'static str },
+    #[error("the registry cannot be used")]
+    Registry { source: Box<SetupError> },
+    #[error("IMAGE_PULL_AUTH is not base64 of `user:password`")]
+    PullAuth,
     #[error("{what} is not supported by this version yet")]
     Unsupported { what: &'static str },
     #[error("a blob of {} is missing", path.display())]

@@ -3,13 +3,16 @@
 use crate::config::{Backend as BackendConfig, Cache, Config, Store};
 use crate::{DaemonError, Options};
 use blob_cache::{BlobCache, CacheOptions};
-use blob_storage::{Backend, LocalFs};
+use blob_storage::config::{Auth, Registry as RegistryConfig};
+use blob_storage::{Backend, Patience, Patient, Registry};
 use bytes::Bytes;
 use rafs_format::{Blob, Bootstrap, DigestAlgorithm};
 use rafs_vfs::Rafs;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Environment variable with user and password of a registry, which replace those of the configuration.
+const PULL_AUTH: &str = "IMAGE_PULL_AUTH";
 /// Length of a SHA-256 in hex.
 const SHA256_HEX: usize = 64;
 
@@ -27,7 +30,7 @@ impl Image {
         let path = options.bootstrap.as_path();
         let bootstrap = read_bootstrap(path)?;
         let backend = backend(&options.config.backend)?;
-        let open = |blob| open_cache(path, blob, backend, &options.config.cache).map(Arc::new);
+        let open = |blob| open_cache(path, blob, &*backend, &options.config.cache).map(Arc::new);
         let caches: Vec<_> = bootstrap.blobs().iter().map(open).collect::<Result<_, _>>()?;
         let rafs = Rafs::new(bootstrap, caches.clone());
         let rafs =
@@ -73,11 +76,28 @@ fn read_bootstrap(path: &Path) -> Result<Bootstrap<Bytes>, DaemonError> {
         .map_err(|source| DaemonError::Format { path: path.to_path_buf(), source: source.into() })
 }
 
-fn backend(config: &BackendConfig) -> Result<&LocalFs, DaemonError> {
+/// The backend of `config`. Local files must be there now; a registry is asked when data is read, and only then.
+fn backend(config: &BackendConfig) -> Result<Box<dyn Backend>, DaemonError> {
     match config {
-        BackendConfig::LocalFs(local) => Ok(local),
+        BackendConfig::LocalFs(local) => Ok(Box::new(local.clone())),
+        BackendConfig::Registry(registry) => Ok(Box::new(open_registry(registry.clone())?)),
         other => Err(DaemonError::Backend { kind: other.kind().name() }),
     }
+}
+
+/// The registry of `config`, whose reads are retried and end in time.
+fn open_registry(mut config: RegistryConfig) -> Result<Patient<Registry>, DaemonError> {
+    if let Some(auth) = std::env::var_os(PULL_AUTH) {
+        let auth = auth.to_str().and_then(|text| Auth::new(text.trim()));
+        config.auth = Some(auth.ok_or(DaemonError::PullAuth)?);
+    }
+    if let Some(proxy) = &config.remote.proxy.url {
+        tracing::warn!("proxy {proxy} has no effect in this version: {} is asked directly", config.host);
+    }
+    let registry =
+        Registry::new(&config).map_err(|source| DaemonError::Registry { source: Box::new(source) })?;
+    let endpoint = registry.endpoint().to_owned();
+    Ok(Patient::new(registry, Patience::from(&config.remote), &endpoint))
 }
 
 fn open_cache(

@@ -93,7 +93,10 @@ fn what_this_version_cannot_do_is_refused_by_name() {
         r#"{{"version": 2, "backend": {{"type": "http-proxy", "http-proxy": {{"addr": "http://h"}}}}, {rest}}}"#
     );
     place.options.config = parse(&oss);
-    assert_eq!(place.refused(), "backend http-proxy is not supported by this version yet, only localfs");
+    assert_eq!(
+        place.refused(),
+        "backend http-proxy is not supported by this version yet, only localfs and registry"
+    );
     let fscache = r#"{"version": 2, "backend": {"type": "localfs", "localfs": {"dir": "/"}}, "cache": {"type": "fscache", "fscache": {"work_dir": "/tmp"}}}"#;
     place.options.config = parse(fscache);
     assert_eq!(place.refused(), "cache type fscache is not supported by this version yet");
