@@ -1,7 +1,7 @@
 //! Blobs in a real registry, `docker-registry`: read as ranges, and by files of a mount; with and without password; killed in the middle.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use blob_storage::config::{self, Auth};
+use blob_storage::config::{self, Auth, Remote};
 use blob_storage::{Backend, BackendCause, BlobReader, Patience, Patient, Priority, Registry};
 use bytes::Bytes;
 use rafs_format::BlobId;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use testkit::blob::pattern;
 use testkit::tree::sha256;
-use tests::{Daemon, PATIENCE, Place, can_mount, has_program};
+use tests::{Daemon, PATIENCE, Place, can_mount, has_program, run_ok};
 
 /// User `u`, password `hidden-word`, as bcrypt, cheap.
 const HTPASSWD: &str = "u:$2y$04$thrjU/OKVf1YhhXBJhqYZOPp9.MW2XiFTmIydE.5l99nyHDfxHd8G\n";
@@ -26,18 +26,28 @@ const REPO: &str = "team/image";
 struct DockerRegistry {
     dir: tempfile::TempDir,
     port: u16,
-    password: bool,
+    kind: Kind,
     process: Option<Child>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Open,
+    Password,
+    Tls,
 }
 
 impl DockerRegistry {
     /// A running one. `None`: there is none on this machine, which is told.
-    fn start(password: bool) -> Option<Self> {
+    fn start(kind: Kind) -> Option<Self> {
         if !has_program("docker-registry") {
             return None;
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut registry = Self { dir: tempfile::tempdir().unwrap(), port, password, process: None };
+        let mut registry = Self { dir: tempfile::tempdir().unwrap(), port, kind, process: None };
+        if kind == Kind::Tls && !make_certificates(registry.dir.path()) {
+            return None;
+        }
         registry.up();
         Some(registry)
     }
@@ -45,12 +55,16 @@ impl DockerRegistry {
     /// Starts the process and waits until it answers.
     fn up(&mut self) {
         let dir = self.dir.path().display();
+        let tls = match self.kind {
+            Kind::Tls => format!(", tls: {{certificate: {dir}/leaf.pem, key: {dir}/leaf.key}}"),
+            Kind::Open | Kind::Password => String::new(),
+        };
         let mut text = format!(
             "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {dir}/data}}}}\nhttp: {{addr: '127.0.0.1:{}'}}\n",
+             storage: {{filesystem: {{rootdirectory: {dir}/data}}}}\nhttp: {{addr: '127.0.0.1:{}'{tls}}}\n",
             self.port
         );
-        if self.password {
+        if self.kind == Kind::Password {
             std::fs::write(self.dir.path().join("htpasswd"), HTPASSWD).unwrap();
             text += &format!("auth: {{htpasswd: {{realm: test, path: {dir}/htpasswd}}}}\n");
         }
@@ -108,8 +122,9 @@ impl DockerRegistry {
     /// `backend` of a configuration of version 1, as the snapshotter writes it.
     fn backend(&self, auth: Option<&str>) -> String {
         let auth = auth.map_or("null".into(), |auth| format!("\"{auth}\""));
+        let scheme = if self.kind == Kind::Tls { "https" } else { "http" };
         format!(
-            r#"{{"type": "registry", "config": {{"scheme": "http", "host": "127.0.0.1:{}", "repo": "{REPO}", "auth": {auth},
+            r#"{{"type": "registry", "config": {{"scheme": "{scheme}", "host": "127.0.0.1:{}", "repo": "{REPO}", "auth": {auth},
                 "skip_verify": false, "timeout": 30, "connect_timeout": 5, "retry_limit": 1, "blob_url_scheme": "",
                 "blob_redirected_host": "", "proxy": {{"url": "", "fallback": false}}}}}}"#,
             self.port
@@ -118,11 +133,19 @@ impl DockerRegistry {
 
     /// The backend itself.
     fn open(&self, auth: Option<&str>) -> Patient<Registry> {
+        self.open_with(auth, |_remote| {})
+    }
+
+    /// The same with other settings.
+    fn open_with(&self, auth: Option<&str>, change: impl FnOnce(&mut Remote)) -> Patient<Registry> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let document = format!(r#"{{"device": {{"backend": {}}}, "mode": "direct"}}"#, self.backend(auth));
         std::fs::write(file.path(), document).unwrap();
-        let config::Backend::Registry(config) = config::load_backend(file.path()).unwrap() else { panic!() };
+        let config::Backend::Registry(mut config) = config::load_backend(file.path()).unwrap() else {
+            panic!()
+        };
         assert_eq!(config.auth.as_ref().map(Auth::expose), auth);
+        change(&mut config.remote);
         let registry = Registry::new(&config).unwrap();
         let endpoint = registry.endpoint().to_owned();
         Patient::new(registry, Patience::from(&config.remote), &endpoint)
@@ -140,13 +163,30 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
     threads.unwrap().block_on(future)
 }
 
+/// An authority `ca.pem`, and a certificate of it for 127.0.0.1, `leaf.pem` with `leaf.key`. `false`: they cannot be made here, which is told.
+fn make_certificates(dir: &Path) -> bool {
+    if !has_program("openssl") {
+        return false;
+    }
+    let leaf = "[x]\nbasicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1\n";
+    std::fs::write(dir.join("leaf.cnf"), leaf).unwrap();
+    for arguments in [
+        "req -x509 -newkey rsa:2048 -nodes -subj /CN=test-ca -days 2 -keyout ca.key -out ca.pem",
+        "req -newkey rsa:2048 -nodes -subj /CN=registry -keyout leaf.key -out leaf.csr",
+        "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile leaf.cnf -extensions x -out leaf.pem",
+    ] {
+        run_ok(Command::new("openssl").args(arguments.split(' ')).current_dir(dir));
+    }
+    true
+}
+
 async fn read(blob: &Arc<dyn BlobReader>, range: std::ops::Range<u64>) -> Result<Bytes, BackendCause> {
     blob.read(range, Priority::OnDemand).await.map_err(|error| error.cause)
 }
 
 #[test]
 fn ranges_are_those_of_the_blob() {
-    let Some(registry) = DockerRegistry::start(false) else { return };
+    let Some(registry) = DockerRegistry::start(Kind::Open) else { return };
     let content = pattern(7, 3 << 20);
     let backend = registry.open(None);
     let blob = backend.open(&registry.push(&content)).unwrap();
@@ -180,7 +220,7 @@ fn ranges_are_those_of_the_blob() {
 
 #[test]
 fn a_password_opens_and_a_wrong_one_does_not() {
-    let Some(registry) = DockerRegistry::start(true) else { return };
+    let Some(registry) = DockerRegistry::start(Kind::Password) else { return };
     let id = registry.push(b"content");
     wait(async {
         let right = registry.open(Some(AUTH)).open(&id).unwrap();
@@ -196,8 +236,42 @@ fn a_password_opens_and_a_wrong_one_does_not() {
 }
 
 #[test]
+fn certificates_are_checked_against_the_authorities_given() {
+    let Some(registry) = DockerRegistry::start(Kind::Tls) else { return };
+    // Whether the blob is there does not matter: who says so has been believed.
+    let id = BlobId::new(&sha256(b"other")).unwrap();
+    let ca = registry.dir.path().join("ca.pem");
+    let stranger = registry.dir.path().join("other.pem");
+    run_ok(
+        Command::new("openssl")
+            .args("req -x509 -newkey rsa:2048 -nodes -subj /CN=y -days 2 -keyout".split(' '))
+            .args(["/dev/null", "-out"])
+            .arg(&stranger),
+    );
+    wait(async {
+        for (files, skip_verify, believed) in [
+            (vec![ca], false, true),
+            (vec![], false, false),
+            (vec![stranger], false, false),
+            (vec![], true, true),
+        ] {
+            let backend = registry.open_with(None, |remote| {
+                (remote.ca_cert_files, remote.skip_verify) = (files.clone(), skip_verify);
+            });
+            let error = backend.open(&id).unwrap().read(0..4, Priority::OnDemand).await.unwrap_err();
+            assert_eq!(
+                matches!(error.cause, BackendCause::NotFound),
+                believed,
+                "{files:?} {skip_verify} {error}"
+            );
+            assert_eq!(error.to_string().contains("certificate"), !believed, "{error}");
+        }
+    });
+}
+
+#[test]
 fn a_registry_that_comes_back_is_read_again() {
-    let Some(mut registry) = DockerRegistry::start(true) else { return };
+    let Some(mut registry) = DockerRegistry::start(Kind::Password) else { return };
     let blob = registry.open(Some(AUTH)).open(&registry.push(b"content")).unwrap();
     wait(async {
         for _ in 0..3 {
@@ -223,7 +297,7 @@ fn an_image_in_a_registry_is_mounted_and_outlives_outages() {
     if !can_mount() {
         return;
     }
-    let Some(mut registry) = DockerRegistry::start(true) else { return };
+    let Some(mut registry) = DockerRegistry::start(Kind::Password) else { return };
     let source = tempfile::tempdir().unwrap();
     for n in 0..20_u32 {
         let content = pattern(n, 1000 + 30_000 * n as usize);
