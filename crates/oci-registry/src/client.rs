@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Redirects followed for one request.
@@ -54,7 +54,7 @@ pub struct ClientOptions {
     pub redirected_scheme: Option<&'static str>,
     /// Replaces the host, and port, of places the registry redirects to.
     pub redirected_host: Option<String>,
-    /// Believe any certificate.
+    /// Believe any certificate; and where there is no TLS at all, ask in the clear.
     pub skip_verify: bool,
     /// PEM files of authorities trusted beside those of the system.
     pub ca_cert_files: Vec<PathBuf>,
@@ -70,6 +70,10 @@ pub struct ClientOptions {
 pub struct Client {
     http: reqwest::Client,
     base: Url,
+    /// The same in the clear, where that may be tried.
+    clear: Option<Url>,
+    /// Which of the two it is, once one has answered.
+    is_clear: OnceLock<bool>,
     auth: Auth,
     redirected: (Option<&'static str>, Option<String>),
     timeout: Option<Duration>,
@@ -93,6 +97,11 @@ impl Client {
     /// A client; asks nothing yet. Errors: names that cannot be in a URL, certificates that cannot be read.
     pub fn new(options: &ClientOptions) -> Result<Self, SetupError> {
         let base = base(options)?;
+        let clear = if options.skip_verify && options.https {
+            Some(self::base(&ClientOptions { https: false, ..options.clone() })?)
+        } else {
+            None
+        };
         let tls = tls::config(options.skip_verify, &options.ca_cert_files)?;
         let mut http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
@@ -111,11 +120,21 @@ impl Client {
             http = http.read_timeout(SILENCE);
         }
         let http = http.build().map_err(|source| SetupError::Http { source })?;
+        let verified = options.https && !options.skip_verify;
         let (basic, token) = (options.basic.clone(), options.token.as_ref());
-        let auth = Auth::new(http.clone(), &options.repo, options.https, options.timeout, basic, token);
+        let auth = Auth::new(http.clone(), &options.repo, verified, options.timeout, basic, token);
         let auth = auth.ok().ok_or(SetupError::Token)?;
         let redirected = (options.redirected_scheme, options.redirected_host.clone());
-        Ok(Self { http, base, auth, redirected, timeout: options.timeout, places: Mutex::default() })
+        let (is_clear, places) = (OnceLock::new(), Mutex::default());
+        Ok(Self { http, base, clear, is_clear, auth, redirected, timeout: options.timeout, places })
+    }
+
+    /// Where the registry is, as far as is known.
+    fn base(&self) -> &Url {
+        match &self.clear {
+            Some(clear) if self.is_clear.get() == Some(&true) => clear,
+            _ => &self.base,
+        }
     }
 
     /// The bytes of `range` (half-open) of the blob: all of them, or an error. An empty range asks nothing.
@@ -156,8 +175,21 @@ impl Client {
                 _stale_or_unreachable => self.forget(digest, &url),
             }
         }
-        let url = self.url(digest)?;
-        let (answer, sent) = self.ask(&url, range).await?;
+        let mut url = url(self.base(), digest)?;
+        let mut asked = self.ask(&url, range).await;
+        if let (Err(ClientError::Transport(error)), Some(clear)) = (&asked, &self.clear)
+            && error.is_connect()
+            && self.is_clear.get().is_none()
+        {
+            let other = self::url(clear, digest)?;
+            let second = self.ask(&other, range).await;
+            if !matches!(second, Err(ClientError::Transport(_))) {
+                self.is_clear.get_or_init(|| true);
+                (url, asked) = (other, second);
+            }
+        }
+        let (answer, sent) = asked?;
+        self.is_clear.get_or_init(|| false);
         let answer = self.follow(digest, url, answer, range, sent.as_deref()).await?;
         Ok((answer, sent))
     }
@@ -211,7 +243,7 @@ impl Client {
         let mut life = REDIRECT_LIFE;
         for _hop in 0..MAX_REDIRECTS {
             if !is_redirect(answer.status()) {
-                let elsewhere = at.origin() != self.base.origin();
+                let elsewhere = at.origin() != self.base().origin();
                 if elsewhere && answer.status().is_success() {
                     self.remember(digest, at, life);
                 }
@@ -220,7 +252,7 @@ impl Client {
             let age = answer::text(answer.headers(), CACHE_CONTROL).and_then(header::max_age);
             life = life.min(age.unwrap_or(REDIRECT_LIFE));
             at = self.target(&at, &answer)?;
-            let sent = sent.filter(|_| at.origin() == self.base.origin());
+            let sent = sent.filter(|_| at.origin() == self.base().origin());
             answer = self.get(&at, range, sent).await?;
         }
         if is_redirect(answer.status()) {
@@ -237,7 +269,7 @@ impl Client {
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(nowhere());
         }
-        if url.origin() == self.base.origin() {
+        if url.origin() == self.base().origin() {
             return Ok(url);
         }
         let (scheme, host) = &self.redirected;
@@ -260,17 +292,6 @@ impl Client {
         // A cache that compresses would change what ranges mean.
         request = request.header(reqwest::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         Ok(request.send().await?)
-    }
-
-    /// Where the registry has the blob.
-    fn url(&self, digest: &str) -> Result<Url, ClientError> {
-        let usable = |c: char| c.is_ascii_alphanumeric() || ":_-+.".contains(c);
-        if digest.is_empty() || digest.starts_with('.') || !digest.chars().all(usable) {
-            return Err(ClientError::Digest { digest: digest.chars().take(100).collect() });
-        }
-        let mut url = self.base.clone();
-        url.set_path(&format!("{}{digest}", self.base.path()));
-        Ok(url)
     }
 
     fn place(&self, digest: &str) -> Option<Url> {
@@ -312,6 +333,17 @@ fn base(options: &ClientOptions) -> Result<Url, SetupError> {
     let scheme = if options.https { "https" } else { "http" };
     let url = Url::parse(&format!("{scheme}://{}/v2/{}/blobs/", options.host, options.repo));
     url.ok().ok_or_else(wrong)
+}
+
+/// Where the registry at `base` has the blob.
+fn url(base: &Url, digest: &str) -> Result<Url, ClientError> {
+    let usable = |c: char| c.is_ascii_alphanumeric() || ":_-+.".contains(c);
+    if digest.is_empty() || digest.starts_with('.') || !digest.chars().all(usable) {
+        return Err(ClientError::Digest { digest: digest.chars().take(100).collect() });
+    }
+    let mut url = base.clone();
+    url.set_path(&format!("{}{digest}", base.path()));
+    Ok(url)
 }
 
 /// Replaces host and port of `url` by those in `host`. `false`: it is no host.
@@ -383,10 +415,11 @@ mod tests {
             assert!(matches!(refused, Err(SetupError::Repo { .. })), "{repo}: {refused:?}");
         }
         let client = Client::new(&options("[::1]:5000", "a/b-c_d.e")).unwrap();
-        let url = client.url("sha256:0a").unwrap();
+        let url_of = |digest| url(client.base(), digest);
+        let url = url_of("sha256:0a").unwrap();
         assert_eq!(url.as_str(), "http://[::1]:5000/v2/a/b-c_d.e/blobs/sha256:0a");
         for digest in ["", "a/b", "..", "a?b", "a b"] {
-            assert!(matches!(client.url(digest), Err(ClientError::Digest { .. })), "{digest}");
+            assert!(matches!(url_of(digest), Err(ClientError::Digest { .. })), "{digest}");
         }
     }
 

@@ -108,6 +108,11 @@ impl Server {
 }
 
 fn serve(stream: TcpStream, answer: &Answer, requests: &Mutex<Vec<Request>>) {
+    let mut first = [0];
+    // TLS, which is not spoken here.
+    if stream.peek(&mut first).is_err() || first == [0x16] {
+        return;
+    }
     let Some(request) = read_request(&stream) else { return };
     requests.lock().push(request.clone());
     let reply = answer(&request);
@@ -408,4 +413,18 @@ async fn redirects_can_be_sent_to_another_host_by_configuration() {
     });
     assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
     assert_eq!(store.asked("/blob").len(), 1);
+}
+
+#[tokio::test]
+async fn a_registry_without_tls_is_asked_in_the_clear_only_where_nothing_is_verified() {
+    let tokens = Tokens::start("GET");
+    let verifying = tokens.server.client(|options| options.https = true);
+    let error = verifying.read(DIGEST, 0..1).await.unwrap_err();
+    assert!(matches!(error, ClientError::Transport(_)), "{error}");
+    assert!(tokens.server.asked("/").is_empty(), "nothing was sent in the clear");
+    let client = tokens.server.client(|options| (options.https, options.skip_verify) = (true, true));
+    for _ in 0..2 {
+        assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
+    }
+    assert_eq!(tokens.server.asked("/").len(), 4, "challenge, token, two reads");
 }

@@ -124,7 +124,7 @@ struct Inner {
     basic: Option<Secret>,
     /// Asked for where the challenge names no scope.
     scope: String,
-    /// Did the registry talk TLS? Then nothing secret goes to a token service without.
+    /// Is the registry known by its certificate? Then nothing secret goes to a token service without.
     tls: bool,
     timeout: Option<Duration>,
     state: Mutex<State>,

@@ -77,6 +77,13 @@ fn tail(said: &str) -> String {
 #[derive(Debug)]
 pub struct TransportError(reqwest::Error);
 
+impl TransportError {
+    /// Was there no connection, or none that TLS could use?
+    pub fn is_connect(&self) -> bool {
+        self.0.is_connect()
+    }
+}
+
 impl From<reqwest::Error> for TransportError {
     fn from(error: reqwest::Error) -> Self {
         Self(error.without_url())
