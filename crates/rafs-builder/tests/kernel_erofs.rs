@@ -11,8 +11,9 @@ use common::model::{Maker, model};
 use common::{Entry, assert_same, dir_tree, expected, golden};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
-use rafs_builder::create::{Input, Options, create};
+use rafs_builder::create::{Input, Options, Places, create};
 use rafs_builder::data::{self, ChunkReader};
+use rafs_builder::merge::{self, Source};
 use rafs_builder::open::{BlobSource, Image, LocalFs};
 use rafs_builder::output::{Outputs, Place};
 use rafs_builder::{chain, check};
@@ -130,6 +131,25 @@ fn the_kernel_shows_whiteouts_and_large_directories() {
     build(tar(&golden.join("bigdir.tar.gz")), &Options::default(), dir.path());
     let Some(large) = mount_built(dir.path()) else { return };
     assert!(dir_tree(large.0.path()).len() > 3000);
+}
+
+/// Two layers merged: whiteouts applied, implied directories as they are below, and blobs with all their sections.
+#[test]
+fn the_kernel_shows_a_merged_image() {
+    let Some(golden) = golden() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let blob = |source: &str| {
+        let places = Places { bootstrap: None, blob: Place::Directory(dir.path().to_path_buf()) };
+        let options = Options { toc: true, chunk_size: 0x4000, ..Options::default() };
+        let input = tar(&golden.join(source));
+        Source::at(create(input, &options, places, &Outputs::new(), &|_| {}).unwrap().blob_path.unwrap())
+    };
+    let sources = vec![blob("nasty.tar"), blob("upper.tar")];
+    let options = merge::Options { sources, ..merge::Options::default() };
+    merge::merge(&options, Place::File(dir.path().join("boot")), &Outputs::new()).unwrap();
+    let Some(mounted) = mount_built(dir.path()) else { return };
+    let expected = expected(&golden.join("expected-merged.json"));
+    assert_same("merged", &dir_tree(mounted.0.path()), &expected, FromDirectory, true);
 }
 
 /// An image of a mounted image is the same image, but for the order in which data was read and the time of the root.

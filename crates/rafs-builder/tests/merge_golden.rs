@@ -225,3 +225,39 @@ fn layers_that_do_not_fit_together() {
     assert!(matches!(merged(&options, &dir.path().join("boot")), Err(MergeError::Tarfs { .. })));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+/// What is wrong with a layer is an error that names it, or does not matter: nothing is written then that does not pass the check.
+#[test]
+fn damaged_layers() {
+    let Some(golden) = golden() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let [lower, upper]: [Source; 2] = layers(&golden, dir.path()).try_into().unwrap();
+    let bytes = std::fs::read(&upper.path).unwrap();
+    let id = upper.path.file_name().unwrap();
+    let damaged = dir.path().join("damaged").join(id);
+    std::fs::create_dir(damaged.parent().unwrap()).unwrap();
+    let boot = dir.path().join("boot");
+    let (mut refused, mut state) = (0, 1u64);
+    for _ in 0..400 {
+        // A place among those that hold something, and a bit of it.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let places: Vec<usize> = (0..bytes.len()).filter(|&at| bytes[at] != 0).collect();
+        let mut bad = bytes.clone();
+        bad[places[(state >> 33) as usize % places.len()]] ^= 1 << (state >> 61);
+        std::fs::write(&damaged, bad).unwrap();
+        let sources = vec![lower.clone(), Source::at(&damaged)];
+        match merge(&Options { sources, ..Options::default() }, Place::File(boot.clone()), &Outputs::new()) {
+            Ok(_) => {
+                check::structure(&Image::open(&boot).unwrap()).unwrap();
+                std::fs::remove_file(&boot).unwrap();
+            }
+            Err(error) => {
+                refused += 1;
+                let said = rafs_builder::chain(&error);
+                assert!(said.contains("damaged") || matches!(error, MergeError::Format(_)), "{said}");
+                assert!(!boot.exists());
+            }
+        }
+    }
+    assert!((100..400).contains(&refused), "{refused}");
+}
