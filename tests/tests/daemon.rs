@@ -53,7 +53,7 @@ fn what_is_missing_is_named() {
     assert!(said.contains(blob.file_name().unwrap().to_str().unwrap()), "{said}");
     std::fs::write(place.at("boot"), b"rubbish").unwrap();
     let said = place.refused();
-    assert!(said.contains("boot is not a RAFS v6 bootstrap, or a damaged one"), "{said}");
+    assert!(said.contains("boot is not a RAFS bootstrap, or a damaged one"), "{said}");
     std::fs::remove_file(place.at("boot")).unwrap();
     let said = place.refused();
     assert!(said.contains("cannot read bootstrap") && said.contains("No such file"), "{said}");

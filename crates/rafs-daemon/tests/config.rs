@@ -88,7 +88,7 @@ fn remote() -> Remote {
         ca_cert_files: Vec::new(),
         timeout: Some(Duration::from_secs(5)),
         connect_timeout: Some(Duration::from_secs(5)),
-        retry_limit: 0,
+        retry_limit: 3,
         proxy: Proxy::default(),
     }
 }

@@ -24,6 +24,9 @@ pub enum Backend {
     HttpProxy(HttpProxy),
 }
 
+/// Tries after the first where the document says nothing: what Nydus 2.x does whatever it says.
+const RETRIES: u8 = 3;
+
 /// Names of backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "as in Backend")]
@@ -187,7 +190,7 @@ impl Remote {
             ca_cert_files: at.list("ca_cert_files")?,
             timeout: limit(at.seconds("timeout", 5)?),
             connect_timeout: limit(at.seconds("connect_timeout", 5)?),
-            retry_limit: at.number("retry_limit", 0, 0..=u8::MAX)?,
+            retry_limit: at.number("retry_limit", RETRIES, 0..=u8::MAX)?,
             proxy: at.object("proxy", Proxy::read)?.unwrap_or_default(),
         })
     }
