@@ -30,7 +30,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 /// Longest chunk that is decoded and hashed on the thread that asked; longer ones go to the runtime.
 const SHORT: u32 = 128 << 10;
@@ -109,8 +109,9 @@ pub struct BlobCache {
     ready: ReadyMap,
     flights: Flights,
     codec: UnitCodec,
-    /// Of a blob with batches: where its units are. Read with the first chunk; a failure is not remembered.
-    table: OnceCell<UnitTable>,
+    /// Of a blob with batches: where its units are. Read with the first chunk. No digest covers it, so it is dropped, like the batch, when
+    /// it led to a chunk that is wrong.
+    table: AsyncMutex<Option<Arc<UnitTable>>>,
     /// The batch that was decoded last, unverified, by its first stored byte: files that lie together in a batch are read together.
     last_batch: Mutex<Option<(u64, Bytes)>>,
     /// Idle decoders, at most one for each thread that ever decoded at once.
@@ -158,7 +159,7 @@ impl BlobCache {
             ready,
             flights: Flights::default(),
             codec,
-            table: OnceCell::new(),
+            table: AsyncMutex::default(),
             last_batch: Mutex::default(),
             decoders: Mutex::default(),
             budget: Semaphore::new(units),
@@ -309,7 +310,28 @@ impl BlobCache {
         if let Some(found) = self.load(chunk) {
             return Ok(found);
         }
-        let table = self.table(chunk).await?;
+        let verified = match self.table(chunk).await? {
+            None => self.cut_from_unit(chunk, None).await?,
+            Some(table) => {
+                let found = self.cut_from_unit(chunk, Some(&table)).await;
+                if found.is_err() {
+                    // What was remembered may be why, and nothing else would ever question it.
+                    *self.last_batch.lock() = None;
+                    *self.table.lock().await = None;
+                }
+                found?
+            }
+        };
+        self.keep(chunk, &verified);
+        Ok(verified)
+    }
+
+    /// The chunk out of its unit, which is fetched unless it is the last batch.
+    async fn cut_from_unit(
+        &self,
+        chunk: &Chunk,
+        table: Option<&UnitTable>,
+    ) -> Result<VerifiedChunk, CacheError> {
         let unit = self.codec.unit(&self.blob, chunk, table);
         let unit = unit.map_err(|source| self.wrong_place(chunk, source))?;
         let plain = match table.and_then(|_| self.remembered(&unit)) {
@@ -321,23 +343,23 @@ impl BlobCache {
         }
         let whole = unit.start == 0 && plain.len() == chunk.uncompressed_size as usize;
         let plain = if whole { plain } else { self.cut(chunk, &unit, &plain)? };
-        let verified = self.verify(chunk, plain.into())?;
-        self.keep(chunk, &verified);
-        Ok(verified)
+        self.verify(chunk, plain.into())
     }
 
     /// The table of units of a blob with batches, which comes with the first chunk.
-    async fn table(&self, chunk: &Chunk) -> Result<Option<&UnitTable>, CacheError> {
+    async fn table(&self, chunk: &Chunk) -> Result<Option<Arc<UnitTable>>, CacheError> {
         let Some(range) = self.codec.table_range(&self.blob) else { return Ok(None) };
-        let load = || async {
-            let bytes = self.reader.read(range, Priority::OnDemand).await;
-            let bytes = bytes.map_err(|source| self.unreachable(chunk, source))?;
-            self.codec.table(&self.blob, &bytes).map_err(|error| match error {
-                UnitError::Format(source) => self.wrong_place(chunk, source),
-                UnitError::Codec(source) => self.undecodable(chunk, source),
-            })
-        };
-        self.table.get_or_try_init(load).await.map(Some)
+        let mut known = self.table.lock().await;
+        if let Some(table) = &*known {
+            return Ok(Some(Arc::clone(table)));
+        }
+        let bytes = self.reader.read(range, Priority::OnDemand).await;
+        let bytes = bytes.map_err(|source| self.unreachable(chunk, source))?;
+        let table = self.codec.table(&self.blob, &bytes).map_err(|error| match error {
+            UnitError::Format(source) => self.wrong_place(chunk, source),
+            UnitError::Codec(source) => self.undecodable(chunk, source),
+        })?;
+        Ok(Some(Arc::clone(known.insert(Arc::new(table)))))
     }
 
     /// The plain bytes of a batch, when it is the last one that was decoded.

@@ -415,6 +415,60 @@ fn a_directory_that_cannot_be_used_is_named() {
     assert!(error.to_string().contains("/dev/null/cache/sample.blob.data"), "{error}");
 }
 
+/// Two chunks as one batch, stored as it is, with the chunk table behind it.
+fn batched() -> TestBlob {
+    let mut sample = blob::of_sizes("batched", &[3000, 2000], Compressor::None);
+    let entry = |n: u64, size: u64, start: u32| {
+        let word = n | (size - 1) << 32 | 5 << 56;
+        [&word.to_le_bytes()[..], &[0; 8], &start.to_le_bytes(), &[0; 4]].concat()
+    };
+    let batch = [&5000u32.to_le_bytes()[..], &5000u32.to_le_bytes(), &[0; 32]].concat();
+    let table = [entry(0, 3000, 0), entry(1, 2000, 3000), batch].concat();
+    let size = table.len() as u64;
+    let mut header = rafs_format::blob_meta::Header {
+        features: sample.blob.features | BlobFeatures::CHUNK_INFO_V2 | BlobFeatures::BATCH,
+        compressor: Compressor::None,
+        entries: 2,
+        compressed_offset: 5000,
+        compressed_size: size,
+        uncompressed_size: size,
+    }
+    .encode();
+    for (at, value) in [(40, 48), (48, 40), (56, 1)] {
+        header[at] = value;
+    }
+    sample.blob.features |= BlobFeatures::CHUNK_INFO_V2 | BlobFeatures::BATCH;
+    sample.blob.meta.compressed_size = size;
+    sample.blob.meta.uncompressed_size = size;
+    sample.bytes = [&sample.bytes[..], &table, &header].concat().into();
+    sample
+}
+
+#[tokio::test]
+async fn a_wrong_batch_or_table_is_not_remembered() {
+    let blob = batched();
+    let reader = TestReader::new(blob.bytes.clone());
+    let cache = Arc::new(BlobCache::without_disk(&blob.blob, reader.clone()).unwrap());
+    assert_all_right(&cache, &blob).await;
+    assert_eq!(reader.requests(), [5000..9184, 0..5000], "the table, then the batch, once for both chunks");
+    // A batch that is wrong where the first chunk is: only that fails, and it heals.
+    let cache = Arc::new(BlobCache::without_disk(&blob.blob, reader.clone()).unwrap());
+    reader.set(Mood::Lying);
+    assert!(read(&cache, whole(&blob, 0)).await.is_err(), "the table lies");
+    reader.set(Mood::Healthy);
+    assert!(read(&cache, whole(&blob, 1)).await.unwrap() == blob.plain[1]);
+    let cache = Arc::new(BlobCache::without_disk(&blob.blob, reader.clone()).unwrap());
+    let mut wrong = whole(&blob, 1);
+    wrong.chunk.digest = blob.chunks[0].digest;
+    assert!(read(&cache, wrong).await.is_err());
+    let before = reader.requests().len();
+    reader.set(Mood::Failing);
+    assert!(read(&cache, whole(&blob, 0)).await.is_err(), "nothing of it is trusted any more");
+    assert_eq!(reader.requests().len(), before + 1);
+    reader.set(Mood::Healthy);
+    assert_all_right(&cache, &blob).await;
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     /// Any parts of any chunks, in any order, some ready and some not, are what the model says.
