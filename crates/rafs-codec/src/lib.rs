@@ -1,5 +1,5 @@
-//! Chunk compression. Output is bounded by the caller, always: a frame that wants to be longer than it should is an error, never memory.
-//! Knows nothing of chunks, blobs or digests. No I/O.
+//! Stored bytes to plain ones and back: compression, and decryption of the units of encrypted blobs. Output is bounded by the caller, always: a
+//! frame that wants to be longer than it should is an error, never memory. Knows no digests: what it returns is unverified. No I/O.
 
 mod cipher;
 mod units;
