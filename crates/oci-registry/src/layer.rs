@@ -63,7 +63,7 @@ const BUFFER: usize = 256 << 10;
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
-    /// A file; its data is read from the [`Entry`].
+    /// A file; its data is read from the [`Layer`].
     Regular,
     /// A directory.
     Directory,
