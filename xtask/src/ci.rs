@@ -3,7 +3,7 @@
 //! Nothing is left out where `CI=true`; elsewhere a step whose program is missing is left out and told.
 
 use crate::process::{self, Steps};
-use crate::{fuzz, layers, quickstart, tidy, workspace};
+use crate::{fuzz, golden, layers, quickstart, tidy, workspace};
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,10 +21,19 @@ pub fn ci() -> anyhow::Result<()> {
     })?;
     steps.step("layers", layers::layers)?;
     steps.step("tidy", tidy::tidy)?;
+    steps.step("golden", golden::check)?;
     steps.step("clippy", || {
         cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
     })?;
+    steps.step("documentation", || {
+        let mut doc = workspace::cargo();
+        doc.args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings");
+        process::run(doc.current_dir(workspace::root()))
+    })?;
     steps.step("tests", || cargo(&["test", "--workspace", "--locked"]))?;
+    steps.step("packages for others", || {
+        cargo(&["publish", "--dry-run", "--locked", "-p", "rafs-format", "-p", "rafs-merkle"])
+    })?;
     steps.step(format!("fuzz, {FUZZ_SECONDS} s each target"), || fuzz::fuzz(None, FUZZ_SECONDS))?;
     steps.step("quick start on a Debian root file system", debian)?;
     steps.summary();

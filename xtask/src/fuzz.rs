@@ -4,7 +4,7 @@
 //! find in C, safe Rust does not compile. Inputs start from seeds that the targets make and, where they are, from the golden
 //! images. What is found stays in the build directory, so the next run goes on from there.
 
-use crate::{process, workspace};
+use crate::{golden, process, workspace};
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -114,8 +114,7 @@ fn copy_all(from: &Path, to: &Path) -> anyhow::Result<()> {
 
 /// Copies the golden bootstraps: those in `RAFS_GOLDEN`, or in `../shared/golden/rafs` beside the workspace.
 fn copy_golden(to: &Path) -> anyhow::Result<()> {
-    let beside = workspace::root().join("../shared/golden/rafs");
-    let golden = std::env::var_os("RAFS_GOLDEN").map_or(beside, PathBuf::from);
+    let golden = golden::dir();
     let mut count = 0;
     for entry in golden.read_dir().into_iter().flatten() {
         let image = entry?.path();

@@ -7,6 +7,7 @@
 mod bench;
 mod ci;
 mod fuzz;
+mod golden;
 mod layers;
 mod process;
 mod quickstart;
@@ -26,6 +27,7 @@ Usage: cargo xtask CHORE [ARGUMENTS] [CHORE [ARGUMENTS]]...
   ci                            run everything that decides whether a change lands, without installing packages
   fuzz [TARGET] [--seconds N]   run the fuzz targets (bootstrap, blob_meta; both at once by default) for N seconds, 60 by default
   soak [--seconds N]            run the fuzz targets for N seconds, 3600 by default, then the property tests with many cases
+  golden                        copy the reference bootstraps that tests must always have from RAFS_GOLDEN into the tree
   bench                         print the figures of images and mounts (minutes; as root)
   quickstart [IMAGE]            build, convert IMAGE (a tar or a directory; default: the Rust toolchain), mount, run, compare
 ";
@@ -38,11 +40,12 @@ enum Chore {
     Ci,
     Fuzz { target: Option<String>, seconds: u64 },
     Soak { seconds: u64 },
+    Golden,
     Bench,
     Quickstart { image: Option<PathBuf> },
 }
 
-const NAMES: [&str; 7] = ["layers", "tidy", "ci", "fuzz", "soak", "bench", "quickstart"];
+const NAMES: [&str; 8] = ["layers", "tidy", "ci", "fuzz", "soak", "golden", "bench", "quickstart"];
 
 fn main() -> ExitCode {
     let chores = match parse(std::env::args_os().skip(1)) {
@@ -70,6 +73,7 @@ fn run(chore: &Chore) -> anyhow::Result<()> {
         Chore::Ci => ci::ci(),
         Chore::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), *seconds),
         Chore::Soak { seconds } => soak::soak(*seconds),
+        Chore::Golden => golden::golden(),
         Chore::Bench => bench::bench(),
         Chore::Quickstart { image } => quickstart::quickstart(image.as_deref()),
     }
@@ -95,6 +99,7 @@ fn chore(name: &OsString, values: Vec<OsString>) -> Result<Chore, String> {
         "layers" => nothing_else(values).map(|()| Chore::Layers),
         "tidy" => nothing_else(values).map(|()| Chore::Tidy),
         "ci" => nothing_else(values).map(|()| Chore::Ci),
+        "golden" => nothing_else(values).map(|()| Chore::Golden),
         "bench" => nothing_else(values).map(|()| Chore::Bench),
         "fuzz" => {
             let (seconds, mut rest) = take_seconds(values)?;

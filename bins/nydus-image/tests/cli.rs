@@ -51,15 +51,9 @@ fn refused(args: &[&str]) -> String {
     text(&output.stderr)
 }
 
-/// The golden images: `RAFS_GOLDEN`, or `../shared/golden/rafs` beside the workspace. `None`, told, where there are none.
+/// A golden image. `None`, told, where there are none.
 fn golden(image: &str) -> Option<PathBuf> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden/rafs");
-    let dir = std::env::var_os("RAFS_GOLDEN").map_or_else(|| PathBuf::from(beside), PathBuf::from);
-    if !dir.is_dir() {
-        eprintln!("SKIPPED: no golden images at {}", dir.display());
-        return None;
-    }
-    Some(dir.join(image))
+    testkit::tree::golden().map(|dir| dir.join(image))
 }
 
 fn str(path: &Path) -> &str {

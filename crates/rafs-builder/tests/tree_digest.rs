@@ -146,12 +146,7 @@ fn full_of(boot: &Path) -> Digest {
 /// Reference images of one tree that are stored in different ways.
 #[test]
 fn golden_images_of_one_tree_have_one_digest() {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden/rafs");
-    let golden = std::env::var_os("RAFS_GOLDEN").map_or_else(|| PathBuf::from(beside), PathBuf::from);
-    if !golden.is_dir() {
-        eprintln!("SKIPPED: no golden images at {}", golden.display());
-        return;
-    }
+    let Some(golden) = testkit::tree::golden() else { return };
     let mut all = Vec::new();
     for entry in std::fs::read_dir(golden).unwrap() {
         let path = entry.unwrap().path().join("image.boot");

@@ -204,6 +204,20 @@ impl<B: AsRef<[u8]>> Bootstrap<B> {
         }
     }
 
+    /// The inode at `path`: names separated by `/`, from the root on; empty ones and `.` count for nothing, `..` is the parent. Links on the way are not
+    /// followed: an image knows nothing outside itself. `None` where a name is missing or stands for no directory on the way.
+    pub fn resolve(&self, path: &[u8]) -> Result<Option<Inode>, FormatError> {
+        let mut inode = self.inode(self.superblock.root)?;
+        for name in path.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b".")) {
+            if inode.file_type != FileType::Directory {
+                return Ok(None);
+            }
+            let Some(entry) = self.lookup(&inode, name)? else { return Ok(None) };
+            inode = self.inode(entry.nid)?;
+        }
+        Ok(Some(inode))
+    }
+
     /// Target of a symbolic link, 1 to 4095 bytes. Owned only where it is stored in two places (long ones in a tarfs).
     pub fn symlink_target(&self, link: &Inode) -> Result<Cow<'_, [u8]>, FormatError> {
         expect_type(link, FileType::Symlink)?;

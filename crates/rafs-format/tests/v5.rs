@@ -324,3 +324,38 @@ fn a_bootstrap_that_ends_early_is_refused() {
         }
     }
 }
+
+/// The few that are always there.
+#[test]
+fn kept_bootstraps_are_sound() {
+    for image in ["v5-dir-lz4", "v5-empty"] {
+        let path = format!("{}/tests/golden/{image}.boot", env!("CARGO_MANIFEST_DIR"));
+        let bytes = std::fs::read(&path).unwrap();
+        let summary = sound(&bytes).unwrap_or_else(|error| panic!("{image}: {error}"));
+        assert_eq!(
+            summary.entries,
+            Bootstrap::parse(bytes.as_slice()).unwrap().superblock().entries,
+            "{image}"
+        );
+    }
+}
+
+/// The same names in both versions.
+#[test]
+fn paths_are_resolved_name_by_name() {
+    for image in ["v5-dir-lz4", "v6-dir-lz4-8k"] {
+        let path = format!("{}/tests/golden/{image}.boot", env!("CARGO_MANIFEST_DIR"));
+        let bootstrap = Bootstrap::parse(std::fs::read(&path).unwrap()).unwrap();
+        let of = |path: &str| bootstrap.resolve(path.as_bytes()).unwrap().map(|inode| inode.nid);
+        let root = Some(bootstrap.superblock().root);
+        assert_eq!([of(""), of("/"), of("/."), of("/.."), of("/dup/..")], [root; 5], "{image}");
+        let file = of("/dup/one");
+        assert!(file.is_some() && file != root);
+        assert_eq!([of("dup/one"), of("//dup/./one"), of("/hl/../dup/one")], [file; 3], "{image}");
+        assert_eq!(
+            [of("/dup/none"), of("/dup/one/x"), of("/none/.."), of("/dup/one/..")],
+            [None; 4],
+            "{image}"
+        );
+    }
+}
