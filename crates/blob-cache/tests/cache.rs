@@ -425,18 +425,16 @@ fn batched() -> TestBlob {
     let batch = [&5000u32.to_le_bytes()[..], &5000u32.to_le_bytes(), &[0; 32]].concat();
     let table = [entry(0, 3000, 0), entry(1, 2000, 3000), batch].concat();
     let size = table.len() as u64;
-    let mut header = rafs_format::blob_meta::Header {
+    let header = rafs_format::blob_meta::Header {
         features: sample.blob.features | BlobFeatures::CHUNK_INFO_V2 | BlobFeatures::BATCH,
         compressor: Compressor::None,
         entries: 2,
         compressed_offset: 5000,
         compressed_size: size,
         uncompressed_size: size,
+        contexts: rafs_format::blob_meta::Contexts { offset: 48, size: 40, count: 1 },
     }
     .encode();
-    for (at, value) in [(40, 48), (48, 40), (56, 1)] {
-        header[at] = value;
-    }
     sample.blob.features |= BlobFeatures::CHUNK_INFO_V2 | BlobFeatures::BATCH;
     sample.blob.meta.compressed_size = size;
     sample.blob.meta.uncompressed_size = size;

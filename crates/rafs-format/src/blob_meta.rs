@@ -1,4 +1,4 @@
-//! The chunk table that a v6 blob carries behind its data: 16-byte entries and a 4096-byte header.
+//! The chunk table that a v6 blob carries behind its data: its 4096-byte header, and 16-byte entries; those of 24 bytes are in [`crate::blob_entries`].
 //! docs/format.md, "Chunk table of a blob".
 
 use crate::layout::{BlobChunkV1, BlobMetaHeader};
@@ -34,6 +34,19 @@ pub struct Header {
     pub compressed_size: u64,
     /// Length of the table.
     pub uncompressed_size: u64,
+    /// What stands in the table behind its entries.
+    pub contexts: Contexts,
+}
+
+/// What stands in a table behind its entries: batches, or inflate states with their dictionaries. Zeros for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Contexts {
+    /// First byte in the table.
+    pub offset: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// How many there are.
+    pub count: u32,
 }
 
 /// Where one chunk lies. Offsets and sizes in bytes.
@@ -74,6 +87,11 @@ impl Header {
             compressed_offset: blob.meta.compressed_offset,
             compressed_size: blob.meta.compressed_size,
             uncompressed_size: blob.meta.uncompressed_size,
+            contexts: Contexts {
+                offset: raw.context_offset.get(),
+                size: raw.context_size.get(),
+                count: raw.contexts.get(),
+            },
         })
     }
 
@@ -87,6 +105,9 @@ impl Header {
         raw.compressed_offset = self.compressed_offset.into();
         raw.compressed_size = self.compressed_size.into();
         raw.uncompressed_size = self.uncompressed_size.into();
+        raw.context_offset = self.contexts.offset.into();
+        raw.context_size = self.contexts.size.into();
+        raw.contexts = self.contexts.count.into();
         raw.end_magic = MAGIC.into();
         let mut bytes = [0; HEADER_SIZE];
         bytes.copy_from_slice(raw.as_bytes());

@@ -4,48 +4,16 @@
 //! The table is not covered by any digest; a wrong one leads to bytes that do not hash to their chunk's digest, never further than
 //! the ranges checked here.
 
+use crate::blob_entries::{self, BATCH, BatchEntry, COMPRESSED, ChunkEntry};
 use crate::layout::BlobMetaHeader;
 use crate::read::{require, structure};
 use crate::{Blob, Chunk, ChunkFlags, FormatError};
 use std::ops::Range;
-use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Size of a version 2 entry, in bytes.
-const ENTRY_SIZE: u64 = size_of::<ChunkEntry>() as u64;
+const ENTRY_SIZE: u64 = blob_entries::ENTRY_SIZE as u64;
 /// Stored bytes that encryption may add to a unit.
 const PADDING: u32 = 18;
-
-/// Version 2 entry of the chunk table of a blob, 24 bytes.
-#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct ChunkEntry {
-    /// 0: bits 0..32 uncompressed offset in blocks; 32..56 uncompressed size - 1; 56..64 flags.
-    uncompressed: U64,
-    /// 8: bits 0..40 compressed offset; 40..64 compressed size.
-    compressed: U64,
-    /// 16: of a batch: offset in its plain bytes.
-    start: U32,
-    /// 20: of a batch: its number.
-    batch: U32,
-}
-const _: () = assert!(size_of::<ChunkEntry>() == 24);
-
-/// One batch, 40 bytes.
-#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct BatchEntry {
-    /// 0: length as stored.
-    compressed_size: U32,
-    /// 4: length after decompression.
-    uncompressed_size: U32,
-    /// 8: 0.
-    reserved: [u8; 32],
-}
-const _: () = assert!(size_of::<BatchEntry>() == 40);
-
-const COMPRESSED: u64 = 0x01;
-const BATCH: u64 = 0x04;
 
 /// What is stored as one: a batch, or a chunk by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,7 +143,7 @@ impl UnitTable {
 
     /// The batch that an entry at byte `at` names, which starts at byte `start` of the blob.
     fn batch(&self, entry: &ChunkEntry, start: u64, at: u64, chunk: &Chunk) -> Result<Unit, FormatError> {
-        let number = entry.batch.get();
+        let number = entry.number.get();
         require(
             number < self.contexts,
             "batch in a chunk table",

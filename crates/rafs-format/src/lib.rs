@@ -92,6 +92,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod blob_entries;
 pub mod blob_meta;
 pub mod blob_units;
 pub mod check;

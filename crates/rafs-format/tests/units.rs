@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use proptest::prelude::*;
-use rafs_format::blob_meta::{HEADER_SIZE, Header};
+use rafs_format::blob_entries::{self, Entry, Place};
+use rafs_format::blob_meta::{Contexts, HEADER_SIZE, Header};
 use rafs_format::blob_units::{Unit, UnitTable};
 use rafs_format::device::BlobMetaLocation;
 use rafs_format::{
@@ -13,19 +14,26 @@ const DATA: u64 = 5000;
 
 /// Two chunks of 100 and 50 bytes in a batch that is stored in 120 bytes at 1000, and one of 4000 bytes by itself at 1120.
 fn table() -> Vec<u8> {
-    let entry = |block: u64, size: u64, flags: u64, at: u64, stored: u64, start: u32, batch: u32| {
-        let words =
-            [(block | (size - 1) << 32 | flags << 56).to_le_bytes(), (at | stored << 40).to_le_bytes()];
-        [words.concat(), start.to_le_bytes().to_vec(), batch.to_le_bytes().to_vec()].concat()
+    let entry = |n: u64, size, at, stored, place| Entry {
+        compressed_offset: at,
+        compressed_size: stored,
+        uncompressed_offset: n * 4096,
+        uncompressed_size: size,
+        is_compressed: true,
+        is_encrypted: false,
+        place,
     };
-    let batch = [120u32.to_le_bytes().as_slice(), &150u32.to_le_bytes(), &[0; 32]].concat();
-    [
-        entry(0, 100, 5, 1000, 0, 0, 0),
-        entry(1, 50, 5, 1000, 0, 100, 0),
-        entry(2, 4000, 1, 1120, 2000, 0, 0),
-        batch,
-    ]
-    .concat()
+    let batch = |start| Place::Batch { number: 0, start };
+    let mut table = Vec::new();
+    for entry in [
+        entry(0, 100, 1000, 0, batch(0)),
+        entry(1, 50, 1000, 0, batch(100)),
+        entry(2, 4000, 1120, 2000, Place::Alone { crc32: 0 }),
+    ] {
+        blob_entries::push(&mut table, &entry).unwrap();
+    }
+    blob_entries::push_batch(&mut table, 120, 150);
+    table
 }
 
 fn blob() -> Blob {
@@ -58,20 +66,17 @@ fn blob() -> Blob {
 
 fn header() -> Vec<u8> {
     let blob = blob();
-    let mut bytes = Header {
+    Header {
         features: blob.features,
         compressor: Compressor::None,
         entries: 3,
         compressed_offset: DATA,
         compressed_size: 112,
         uncompressed_size: 112,
+        contexts: Contexts { offset: 72, size: 40, count: 1 },
     }
     .encode()
-    .to_vec();
-    bytes[40..48].copy_from_slice(&72u64.to_le_bytes());
-    bytes[48..56].copy_from_slice(&40u64.to_le_bytes());
-    bytes[56..60].copy_from_slice(&1u32.to_le_bytes());
-    bytes
+    .to_vec()
 }
 
 fn chunk(index: u32, size: u32) -> Chunk {

@@ -7,7 +7,7 @@ use super::pipeline::Stored;
 use super::{CreateError, Options};
 use crate::output::Output;
 use rafs_codec::Encoder;
-use rafs_format::blob_meta::{self, Header};
+use rafs_format::blob_meta::{self, Contexts, Header};
 use rafs_format::device::BlobMetaLocation;
 use rafs_format::toc::{TocEntry, section};
 use rafs_format::{Blob, BlobFeatures, BlobId, Cipher, Compressor, Digest};
@@ -116,6 +116,7 @@ impl<'a> Tail<'a> {
             compressed_offset: meta.compressed_offset,
             compressed_size: meta.compressed_size,
             uncompressed_size: meta.uncompressed_size,
+            contexts: Contexts::default(),
         };
         let header = header.encode();
         self.put(&bytes)?;

@@ -3,7 +3,7 @@
 
 use super::{Entry as Seen, Tree as SeenTree, escape};
 use proptest::prelude::*;
-use rafs_format::blob_meta::{self, Header};
+use rafs_format::blob_meta::{self, Contexts, Header};
 use rafs_format::device::BlobMetaLocation;
 use rafs_format::tree::{Entry, NewInode, Span, Tree};
 use rafs_format::{
@@ -266,6 +266,7 @@ impl Maker {
                 compressed_offset: offset,
                 compressed_size: size,
                 uncompressed_size: size,
+                contexts: Contexts::default(),
             };
             self.blob.extend_from_slice(&table);
             self.blob.extend_from_slice(&header.encode());

@@ -1,6 +1,6 @@
 //! Where fuzzing starts: small images and chunk tables, written by the writers of the crate, so that they never go stale.
 
-use rafs_format::blob_meta::{Header, push_v1};
+use rafs_format::blob_meta::{Contexts, Header, push_v1};
 use rafs_format::check::check;
 use rafs_format::device::BlobMetaLocation;
 use rafs_format::inode::encode_rdev;
@@ -60,6 +60,7 @@ pub fn chunk_tables() -> Result<Vec<Vec<u8>>, FormatError> {
                 compressed_offset: 1 << 39,
                 compressed_size: size,
                 uncompressed_size: size,
+                contexts: Contexts::default(),
             };
             Ok([header.encode().as_slice(), &table].concat())
         })
