@@ -5,7 +5,7 @@ use rustix::mount::UnmountFlags;
 use rustix::process::Signal;
 use std::path::Path;
 use std::process::Command;
-use tests::{Place, can_mount, is_mounted, program, run};
+use tests::{Daemon, Place, can_mount, is_mounted, program, run, run_ok};
 
 /// A place with a built image of one file.
 fn sample() -> Place {
@@ -57,6 +57,53 @@ fn what_is_missing_is_named() {
     std::fs::remove_file(place.at("boot")).unwrap();
     let said = place.refused();
     assert!(said.contains("cannot read bootstrap") && said.contains("No such file"), "{said}");
+}
+
+/// What converters put into a registry: one object with everything in it, the table of contents or not; and its bootstrap alone, named after it.
+#[test]
+fn a_blob_with_its_bootstrap_inside_is_mounted() {
+    if !can_mount() {
+        return;
+    }
+    let (full, empty) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(full.path().join("f"), b"content").unwrap();
+    for (source, features) in
+        [(&full, None), (&full, Some("blob-toc")), (&empty, None), (&empty, Some("blob-toc"))]
+    {
+        let place = Place::new();
+        let mut create = Command::new(program("nydus-image"));
+        create.args(["create", "--blob-inline-meta", "-D"]).arg(place.at("blobs"));
+        create.args(features.iter().flat_map(|features| ["--features", features]));
+        run_ok(create.arg(source.path()));
+        let mounted = |bootstrap: &Path| {
+            let mut command = Command::new(program("nydusd"));
+            command.arg("--config").arg(place.at("config.json")).arg("--mountpoint").arg(place.at("mnt"));
+            let daemon = Daemon::start(
+                {
+                    command.arg("--bootstrap").arg(bootstrap);
+                    command
+                },
+                &place.at("mnt"),
+            );
+            let names = std::fs::read_dir(place.at("mnt")).unwrap().count();
+            if names == 0 {
+                assert!(source.path() == empty.path());
+            } else {
+                assert_eq!(content(&place), b"content");
+            }
+            daemon.stop();
+        };
+        let blob = place.blob();
+        mounted(&blob);
+        if source.path() == full.path() && features.is_none() {
+            let bytes = std::fs::read(&blob).unwrap();
+            let size = tar::Header::from_byte_slice(&bytes[bytes.len() - 512..]).entry_size().unwrap();
+            let alone = place.at("cache").join(blob.file_name().unwrap());
+            let end = bytes.len() - 512;
+            std::fs::write(&alone, &bytes[end - usize::try_from(size).unwrap()..end]).unwrap();
+            mounted(&alone);
+        }
+    }
 }
 
 #[test]

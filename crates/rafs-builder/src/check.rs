@@ -7,8 +7,8 @@
 use crate::data::{self, BadChunk, BlobError, ChunkError, ChunkReader, OpenBlob};
 use crate::digest::{self, DigestError, Scope};
 use crate::open::{BlobSource, Image};
-use crate::sections::{self, Coding, Section};
 use blob_storage::BackendError;
+use rafs_codec::sections::{self, Coding, Section};
 use rafs_codec::{CodecError, Decoder};
 use rafs_format::blob_meta::{self, Header};
 use rafs_format::check::{Summary, Visit};

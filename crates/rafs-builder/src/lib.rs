@@ -16,7 +16,6 @@ pub mod inspect;
 pub mod merge;
 pub mod open;
 pub mod output;
-mod sections;
 pub mod tree;
 pub mod unpack;
 pub mod verify;

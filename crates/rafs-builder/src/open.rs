@@ -3,21 +3,17 @@
 //! Knows files and names, no chunks. The bootstrap is read whole: tools look at all of it anyway, and a file that changes
 //! under a mapping would kill the process. A data blob with its bootstrap inside is taken for that bootstrap.
 
-use crate::sections::{self, Coding, Section};
 pub use blob_storage::LocalFs;
 use blob_storage::{Backend, BackendError, BlobReader};
 use bytes::Bytes;
-use rafs_format::toc;
-use rafs_format::{Blob, BlobFeatures, BlobId, Bootstrap, Compressor, FormatError, Version};
+use rafs_codec::sections;
+use rafs_format::{Blob, BlobId, Bootstrap, FormatError, Version};
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Sections looked at to find a bootstrap inside a blob: a table of contents may stand behind it, nothing else.
-const MAX_SECTIONS: usize = 2;
 
 /// Why an image could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -42,22 +38,28 @@ pub struct Image {
     path: PathBuf,
     bootstrap: Bootstrap<Vec<u8>>,
     blobs: Vec<Blob>,
+    inside: bool,
 }
 
 impl Image {
     /// Reads and parses the bootstrap at `path`, which may also be a data blob with its bootstrap inside.
     /// Checks superblock and tables, not the tree. Errors name the file.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let bytes = read_bootstrap(path)?;
+        let (bytes, inside) = read_bootstrap(path)?;
         let bootstrap = Bootstrap::parse(bytes)
             .map_err(|source| OpenError::Format { path: path.to_path_buf(), source })?;
-        let blobs = bootstrap.blobs().iter().map(|blob| named_by_file(blob, path)).collect();
-        Ok(Self { path: path.to_path_buf(), bootstrap, blobs })
+        let blobs = bootstrap.blobs().iter().map(|blob| blob.named_by(path.file_name())).collect();
+        Ok(Self { path: path.to_path_buf(), bootstrap, blobs, inside })
     }
 
     /// The file it was read from, as given.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Is the file a blob that holds the bootstrap?
+    pub fn is_inside_blob(&self) -> bool {
+        self.inside
     }
 
     /// The parsed bootstrap. Its blob ids are those stored, see [`Image::blobs`].
@@ -72,35 +74,26 @@ impl Image {
     }
 }
 
-/// `blob` with the id that its bootstrap's file name gives it, where it holds that bootstrap itself.
-fn named_by_file(blob: &Blob, path: &Path) -> Blob {
-    let mut blob = blob.clone();
-    let inlined = blob.features.contains(BlobFeatures::INLINED_FS_META)
-        && !blob.features.contains(BlobFeatures::SEPARATE);
-    let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('.').next());
-    if let Some(id) = stem.filter(|_| inlined).and_then(|stem| BlobId::new(stem).ok()) {
-        blob.id = id;
-    }
-    blob
-}
-
-/// All bytes of the bootstrap in the file at `path`.
-fn read_bootstrap(path: &Path) -> Result<Vec<u8>, OpenError> {
+/// All bytes of the bootstrap in the file at `path`, and whether it is inside a blob.
+fn read_bootstrap(path: &Path) -> Result<(Vec<u8>, bool), OpenError> {
     let failed = |source| OpenError::Read { path: path.to_path_buf(), source };
     let mut file = File::open(path).map_err(failed)?;
-    let mut head = Vec::new();
-    file.by_ref().take(4096).read_to_end(&mut head).map_err(failed)?;
-    if Version::detect(&head).is_some() {
-        file.read_to_end(&mut head).map_err(failed)?;
-        return Ok(head);
+    let meta = file.metadata().map_err(failed)?;
+    let size = if meta.is_file() { meta.len() } else { 0 };
+    let inside = sections::find_bootstrap(size, &mut |range| read_range(&file, &range));
+    if let Some((stored, coding)) = inside.map_err(failed)? {
+        let stored = read_range(&file, &stored).map_err(failed)?;
+        let plain = coding.decode(stored);
+        let plain = plain.map_err(|source| OpenError::Inlined { path: path.to_path_buf(), source })?;
+        return Ok((plain, true));
     }
-    match find_inlined(&file).map_err(failed)? {
-        Some((stored, coding)) => {
-            let stored = read_range(&file, &stored).map_err(failed)?;
-            coding.decode(stored).map_err(|source| OpenError::Inlined { path: path.to_path_buf(), source })
-        }
-        None => Err(OpenError::NotABootstrap { path: path.to_path_buf(), looks: describe(&head) }),
+    let mut bytes = Vec::new();
+    file.by_ref().take(4096).read_to_end(&mut bytes).map_err(failed)?;
+    if Version::detect(&bytes).is_none() {
+        return Err(OpenError::NotABootstrap { path: path.to_path_buf(), looks: describe(&bytes) });
     }
+    file.read_to_end(&mut bytes).map_err(failed)?;
+    Ok((bytes, false))
 }
 
 /// What the first bytes of a file look like, for people who gave the wrong one.
@@ -118,29 +111,6 @@ fn describe(head: &[u8]) -> String {
         }
     };
     known.to_owned()
-}
-
-/// Finds the bootstrap section of a data blob through the tar headers at its end; `None` for any other file.
-fn find_inlined(file: &File) -> io::Result<Option<(Range<u64>, Coding)>> {
-    let meta = file.metadata()?;
-    let mut end = if meta.is_file() { meta.len() } else { 0 };
-    let mut table = Vec::new();
-    for _ in 0..MAX_SECTIONS {
-        let section = sections::before(end, &mut |range| read_range(file, &range))?;
-        let Some(Section { name, stored }) = section else { return Ok(None) };
-        let size = stored.end - stored.start;
-        if name == sections::BOOT {
-            let entry = toc::entries(&table).find(|entry| entry.name() == sections::BOOT);
-            let plain = Coding { compressor: Compressor::None, plain_size: size };
-            return Ok(Some((stored, entry.and_then(Coding::of).unwrap_or(plain))));
-        }
-        if name != sections::TOC || size > toc::MAX_SIZE {
-            return Ok(None);
-        }
-        table = read_range(file, &stored)?;
-        end = stored.start;
-    }
-    Ok(None)
 }
 
 /// Bytes `range` of `file`.

@@ -175,3 +175,44 @@ fn an_image_without_data() {
         assert!(image.blobs().is_empty());
     }
 }
+
+/// A layer without data is its bootstrap and a tar header, and begins like a bootstrap.
+#[test]
+fn a_blob_without_data_is_opened() {
+    let empty = tempfile::tempdir().unwrap();
+    std::fs::create_dir(empty.path().join("d")).unwrap();
+    for toc in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { toc, ..Options::default() };
+        let report = inline(Input::Directory(empty.path().to_path_buf()), &options, dir.path());
+        let path = report.blob_path.unwrap();
+        let image = Image::open(&path).unwrap();
+        assert!(image.is_inside_blob() && image.blobs().is_empty());
+        assert_eq!(check::structure(&image).unwrap().entries, 2);
+        assert_eq!(std::fs::read(&path).unwrap().len() as u64, report.blob_size);
+    }
+}
+
+/// What a blob begins with says nothing: here it is a bootstrap, the content of its first file.
+#[test]
+fn a_blob_that_begins_like_a_bootstrap_is_a_blob() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("d");
+    std::fs::create_dir(&source).unwrap();
+    let places = (Place::File(source.join("boot")), Place::File("/dev/null".into()));
+    let input = Input::Directory(source.clone());
+    create(input, &Options::default(), places, &Outputs::new(), &|_| {}).unwrap();
+    let options = Options { compressor: Compressor::None, ..Options::default() };
+    let report = inline(Input::Directory(source), &options, dir.path());
+    let path = report.blob_path.unwrap();
+    assert_eq!(&std::fs::read(&path).unwrap()[1024..1028], [0xE2, 0xE1, 0xF5, 0xE0]);
+    let image = Image::open(&path).unwrap();
+    assert_eq!((image.blobs().len(), check::structure(&image).unwrap().entries), (1, 2));
+    let merged = dir.path().join("merged");
+    let options = rafs_builder::merge::Options {
+        sources: vec![rafs_builder::merge::Source::at(path)],
+        ..rafs_builder::merge::Options::default()
+    };
+    let done = rafs_builder::merge::merge(&options, Place::File(merged), &Outputs::new()).unwrap();
+    assert_eq!(done.blobs, [report.blob.unwrap()]);
+}

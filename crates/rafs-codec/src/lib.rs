@@ -1,7 +1,9 @@
 //! Stored bytes to plain ones and back: compression, and decryption of the units of encrypted blobs. Output is bounded by the caller, always: a
 //! frame that wants to be longer than it should is an error, never memory. Knows no digests: what it returns is unverified. No I/O.
+//! [`sections`] finds what stands in a blob besides chunks, through a function that reads.
 
 mod cipher;
+pub mod sections;
 mod units;
 
 pub use cipher::Key;

@@ -2,6 +2,7 @@
 
 use blob_cache::CacheError;
 use blob_storage::{BackendError, SetupError};
+use rafs_codec::CodecError;
 use rafs_format::FormatError;
 use rafs_fuse::FuseError;
 use rafs_vfs::VfsError;
@@ -17,6 +18,8 @@ pub enum DaemonError {
     Bootstrap { path: PathBuf, source: io::Error },
     #[error("{} is not a RAFS bootstrap, or a damaged one", path.display())]
     Format { path: PathBuf, source: Box<FormatError> },
+    #[error("the bootstrap inside {} does not decode", path.display())]
+    Inside { path: PathBuf, source: CodecError },
     #[error("bootstrap {} is damaged: it is named after its SHA-256, but that is {found}", path.display())]
     Name { path: PathBuf, found: String },
     #[error("backend {kind} is not supported by this version yet, only localfs and registry")]

@@ -6,8 +6,13 @@ use blob_cache::{BlobCache, CacheOptions};
 use blob_storage::config::{Auth, Registry as RegistryConfig};
 use blob_storage::{Backend, Patience, Patient, Registry};
 use bytes::Bytes;
+use rafs_codec::sections;
 use rafs_format::{Blob, Bootstrap, DigestAlgorithm};
 use rafs_vfs::Rafs;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -60,20 +65,51 @@ fn refuse_unsupported(config: &Config) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// Reads and parses the bootstrap at `path`. One that is named after its SHA-256, as builders name it in a directory, must have that.
+/// Reads and parses the bootstrap at `path`, which may also be a blob with its bootstrap inside. One that is named after its SHA-256, as builders name
+/// it in a directory, must have that; one that was taken out of a blob is named after the blob.
 fn read_bootstrap(path: &Path) -> Result<Bootstrap<Bytes>, DaemonError> {
+    if let Some(bytes) = read_inside(path)? {
+        return parse(path, bytes);
+    }
     let bytes = crate::whole::read(path)
         .map_err(|source| DaemonError::Bootstrap { path: path.to_path_buf(), source })?;
     let name = path.file_name().and_then(|name| name.to_str());
     let is_hex = |name: &str| name.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
-    if let Some(name) = name.filter(|name| name.len() == SHA256_HEX && is_hex(name)) {
+    let parsed = parse(path, bytes.clone());
+    let of_blob = |bootstrap: &Bootstrap<Bytes>| bootstrap.blobs().iter().any(Blob::is_named_by_file);
+    if let Some(name) = name.filter(|name| name.len() == SHA256_HEX && is_hex(name))
+        && !parsed.as_ref().is_ok_and(of_blob)
+    {
         let found = rafs_merkle::digest(DigestAlgorithm::Sha256, &bytes).to_string();
         if found != name {
             return Err(DaemonError::Name { path: path.to_path_buf(), found });
         }
     }
+    parsed
+}
+
+fn parse(path: &Path, bytes: Bytes) -> Result<Bootstrap<Bytes>, DaemonError> {
     Bootstrap::parse(bytes)
         .map_err(|source| DaemonError::Format { path: path.to_path_buf(), source: source.into() })
+}
+
+/// The bootstrap inside the blob at `path`; `None` for any other file.
+fn read_inside(path: &Path) -> Result<Option<Bytes>, DaemonError> {
+    let failed = |source| DaemonError::Bootstrap { path: path.to_path_buf(), source };
+    let file = File::open(path).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    let size = if meta.is_file() { meta.len() } else { 0 };
+    let mut read = |range: Range<u64>| {
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).map_err(io::Error::other)?];
+        file.read_exact_at(&mut bytes, range.start)?;
+        Ok(bytes)
+    };
+    let Some((stored, coding)) = sections::find_bootstrap(size, &mut read).map_err(failed)? else {
+        return Ok(None);
+    };
+    let plain = coding.decode(read(stored).map_err(failed)?);
+    let plain = plain.map_err(|source| DaemonError::Inside { path: path.to_path_buf(), source })?;
+    Ok(Some(plain.into()))
 }
 
 /// The backend of `config`. Local files must be there now; a registry is asked when data is read, and only then.
@@ -107,6 +143,7 @@ fn open_cache(
     config: &Cache,
 ) -> Result<BlobCache, DaemonError> {
     let path = bootstrap.to_path_buf();
+    let blob = &blob.named_by(bootstrap.file_name());
     let reader = backend.open(&blob.id);
     let reader = reader.map_err(|source| DaemonError::Blob { path: path.clone(), source: source.into() })?;
     let options = CacheOptions { validate: config.validate };

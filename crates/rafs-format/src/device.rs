@@ -1,6 +1,7 @@
 //! One data blob as a bootstrap describes it: blob table entry and device slot in one value.
 
 use crate::{BlobFeatures, BlobId, Cipher, Compressor, Digest, DigestAlgorithm};
+use std::ffi::OsStr;
 
 /// One data blob as a bootstrap describes it. Sizes and offsets in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +61,24 @@ impl Blob {
         }
         let header = if self.features.contains(BlobFeatures::HAS_TAR_HEADER) { 512 } else { 0 };
         self.meta.compressed_offset.saturating_sub(header)
+    }
+
+    /// Does the blob hold the bootstrap itself, so that it cannot name itself there?
+    pub fn is_named_by_file(&self) -> bool {
+        self.features.contains(BlobFeatures::INLINED_FS_META)
+            && !self.features.contains(BlobFeatures::SEPARATE)
+    }
+
+    /// This blob with the id that it is found by: where it holds the bootstrap, the name of the file from which that was read, up to the first dot. All
+    /// others keep their id, and so does one whose file has no name that is an id.
+    pub fn named_by(&self, file_name: Option<&OsStr>) -> Self {
+        let mut blob = self.clone();
+        let stem = file_name.and_then(OsStr::to_str).and_then(|name| name.split('.').next());
+        let id = stem.filter(|_| self.is_named_by_file()).and_then(|stem| BlobId::new(stem).ok());
+        if let Some(id) = id {
+            blob.id = id;
+        }
+        blob
     }
 
     /// The name of a kind of blob whose data is not in units of its own, compressed and perhaps encrypted; `None` for all others.

@@ -35,7 +35,7 @@ impl Table {
         }
         let described = |blob: &Blob| match dict.contains(&blob.id) {
             true => Ok(blob.clone()),
-            false => own(blob, source),
+            false => own(blob, source, image.is_inside_blob()),
         };
         image.blobs().iter().map(|blob| self.add(described(blob)?, path)).collect()
     }
@@ -90,10 +90,10 @@ fn is_same(a: &Blob, b: &Blob) -> bool {
 }
 
 /// A layer's own blob, with what its caller knows.
-fn own(blob: &Blob, source: &Source) -> Result<Blob, MergeError> {
+fn own(blob: &Blob, source: &Source, inside: bool) -> Result<Blob, MergeError> {
     let mut blob = blob.clone();
     let separate = blob.features.contains(BlobFeatures::SEPARATE);
-    blob.id = own_id(&blob, source)?;
+    blob.id = own_id(&blob, source, inside)?;
     if separate {
         // The object of a layer that stays as it was is found by its own id; what the converter wrote holds the metadata.
         blob.meta_digest = source.blob_digest.unwrap_or(blob.meta_digest);
@@ -108,7 +108,7 @@ fn own(blob: &Blob, source: &Source) -> Result<Blob, MergeError> {
 
 /// What a layer's own blob is called: as its caller says; as its file is called, where the bootstrap comes out of the blob; else as its
 /// bootstrap says. A bootstrap that names its blob is believed whatever its file is called.
-fn own_id(blob: &Blob, source: &Source) -> Result<BlobId, MergeError> {
+fn own_id(blob: &Blob, source: &Source, inside: bool) -> Result<BlobId, MergeError> {
     let separate = blob.features.contains(BlobFeatures::SEPARATE);
     if let Some(digest) = source.blob_digest.filter(|_| !separate) {
         return Ok(BlobId::new(&hex::encode(digest.0))?);
@@ -124,7 +124,7 @@ fn own_id(blob: &Blob, source: &Source) -> Result<BlobId, MergeError> {
         return Ok(blob.id.clone());
     }
     let failed = |source| MergeError::Read { path: path.clone(), source };
-    if super::layer::is_bootstrap(path).map_err(failed)? {
+    if !inside {
         return Err(MergeError::NoBlobId { path: path.clone() });
     }
     Ok(BlobId::new(&hex::encode(digest_of(path).map_err(failed)?.0))?)

@@ -9,10 +9,6 @@ use crate::tree::{Attributes, Content, NodeId, TreeError};
 use rafs_format::check::{Visit, check};
 use rafs_format::{Bootstrap, Chunk, ChunkIndex, FileType, FormatError, Inode, Nid, xattr};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 /// How layers say that something of a lower one is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,13 +51,6 @@ impl Whiteouts {
             Self::Overlayfs | Self::None => None,
         })
     }
-}
-
-/// Is the file at `path` a bootstrap itself, not a blob that holds one?
-pub(super) fn is_bootstrap(path: &Path) -> io::Result<bool> {
-    let mut magic = [0; 4];
-    File::open(path)?.read_exact_at(&mut magic, 1024)?;
-    Ok(magic == [0xE2, 0xE1, 0xF5, 0xE0])
 }
 
 /// Lays `image` over the tree. `blobs` are the positions of its blobs in the merged table.

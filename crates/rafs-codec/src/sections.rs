@@ -3,34 +3,64 @@
 //! Knows tar headers and the table of contents, not what sections hold. Bytes come from a function, so that a file and a
 //! remote blob are walked alike.
 
-use rafs_codec::{CodecError, Decoder};
+use crate::{CodecError, Decoder};
 use rafs_format::Compressor;
-use rafs_format::toc::TocEntry;
+use rafs_format::toc::{self, TocEntry, section};
 use std::ops::Range;
 
 /// Size of a tar header, in bytes.
-pub(crate) const HEADER: u64 = 512;
+pub const HEADER: u64 = 512;
 /// Name of the table of contents.
-pub(crate) const TOC: &[u8] = b"rafs.blob.toc";
+pub const TOC: &[u8] = section::TOC.as_bytes();
 /// Name of the bootstrap.
-pub(crate) const BOOT: &[u8] = b"image.boot";
+pub const BOOT: &[u8] = section::BOOTSTRAP.as_bytes();
+/// Sections looked at to find a bootstrap inside a blob: a table of contents may stand behind it, nothing else.
+const MAX_SECTIONS: usize = 2;
 /// Longest section that is decompressed, in bytes after decompression.
 const MAX_PLAIN: u64 = 1 << 30;
 
 /// A section: its name and where its bytes lie. Its tar header follows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Section {
+pub struct Section {
+    /// Name, without padding.
     pub name: Vec<u8>,
+    /// First byte in the blob, and one past the last.
     pub stored: Range<u64>,
 }
 
 /// The section whose tar header ends at `end`; `None` where there is no such header. `read` gives bytes of the blob.
-pub(crate) fn before<E>(
+pub fn before<E>(
     end: u64,
     read: &mut dyn FnMut(Range<u64>) -> Result<Vec<u8>, E>,
 ) -> Result<Option<Section>, E> {
     let Some(start) = end.checked_sub(HEADER) else { return Ok(None) };
     Ok(parse(&read(start..end)?, start))
+}
+
+/// The bootstrap inside a blob of `size` bytes: where it is stored and how; `None` for a blob without one, and for any other file. A bootstrap that is a
+/// file of its own has no tar header behind it, so this, and not how the file begins, tells them apart: the data of a blob may begin like a bootstrap, and
+/// a blob without data is its bootstrap and a header.
+pub fn find_bootstrap<E>(
+    size: u64,
+    read: &mut dyn FnMut(Range<u64>) -> Result<Vec<u8>, E>,
+) -> Result<Option<(Range<u64>, Coding)>, E> {
+    let mut end = size;
+    let mut table = Vec::new();
+    for _ in 0..MAX_SECTIONS {
+        let Some(Section { name, stored }) = before(end, read)? else { return Ok(None) };
+        let size = stored.end - stored.start;
+        if name == BOOT {
+            let entry = toc::entries(&table).find(|entry| entry.name() == BOOT);
+            let plain = Coding { compressor: Compressor::None, plain_size: size };
+            return Ok(Some((stored, entry.and_then(Coding::of).unwrap_or(plain))));
+        }
+        if name != TOC || size > toc::MAX_SIZE {
+            return Ok(None);
+        }
+        table = read(stored.clone())?;
+        end = stored.start;
+    }
+    Ok(None)
 }
 
 /// The section that the tar header at `start` describes.
@@ -56,19 +86,21 @@ fn checksum(header: &[u8]) -> u32 {
 
 /// How a section is stored, and its length when decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Coding {
+pub struct Coding {
+    /// Compression.
     pub compressor: Compressor,
+    /// Length after decompression, in bytes.
     pub plain_size: u64,
 }
 
 impl Coding {
     /// What a table of contents says; `None` for a compression that is not known.
-    pub(crate) fn of(entry: &TocEntry) -> Option<Self> {
+    pub fn of(entry: &TocEntry) -> Option<Self> {
         Some(Self { compressor: entry.compressor()?, plain_size: entry.uncompressed_size.get() })
     }
 
     /// The plain bytes of a section. Errors: damage, or over 1 GiB of it.
-    pub(crate) fn decode(self, stored: Vec<u8>) -> Result<Vec<u8>, CodecError> {
+    pub fn decode(self, stored: Vec<u8>) -> Result<Vec<u8>, CodecError> {
         if self.compressor == Compressor::None {
             return Ok(stored);
         }
