@@ -5,6 +5,7 @@
 //! Opening looks at superblock and tables only. Every other structure is checked when it is looked at, so a damaged corner of an
 //! image is an error for who goes there and for nobody else.
 
+use crate::chunk::check_ranges;
 use crate::xattr::Xattrs;
 use crate::{
     Blob, BlobId, Chunk, ChunkRef, Compressor, Digest, DigestAlgorithm, FileType, FormatError, Inode, Nid,
@@ -303,6 +304,13 @@ impl<B: AsRef<[u8]>> Bootstrap<B> {
     /// The record at a place.
     pub fn chunk_at(&self, place: ChunkPlace) -> Result<Chunk, FormatError> {
         Chunk::read(self.bytes(), place.0)
+    }
+
+    /// The record at a place, checked to lie within its blob. Errors: as of [`ChunkIndex::resolve`](crate::ChunkIndex::resolve).
+    pub fn checked_chunk_at(&self, place: ChunkPlace) -> Result<Chunk, FormatError> {
+        let chunk = self.chunk_at(place)?;
+        check_ranges(&self.blobs, &chunk, place.0)?;
+        Ok(chunk)
     }
 
     /// Inodes of the prefetch table in their order.

@@ -4,6 +4,7 @@
 
 use super::{MergeError, Source, digest_of};
 use crate::open::Image;
+use chunk_store::dictionary::is_same;
 use rafs_format::{Blob, BlobFeatures, BlobId, Chunk};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -78,15 +79,6 @@ impl Table {
         }
         used
     }
-}
-
-/// Do two descriptions stand for the same bytes? What a caller may or may not have known of the blob is not compared.
-fn is_same(a: &Blob, b: &Blob) -> bool {
-    let facts = |blob: &Blob| {
-        let coding = (blob.compressor, blob.digester, blob.cipher, blob.cipher_iv);
-        (coding, blob.chunk_size, blob.chunk_count, blob.uncompressed_size, blob.meta)
-    };
-    facts(a) == facts(b)
 }
 
 /// A layer's own blob, with what its caller knows.
