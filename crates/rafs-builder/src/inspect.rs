@@ -13,6 +13,7 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, BufRead, Write};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 
 /// What `help` prints, also after a request that does not exist.
@@ -219,7 +220,9 @@ impl<'a> Session<'a> {
             Request::Stat(path) => self.stat(path, out),
             Request::Blobs => self.image.blobs().iter().zip(0..).try_for_each(|(blob, n)| {
                 let stored = self.bootstrap.blobs().get(n).unwrap_or(blob);
-                Ok(print_blob(n, blob, stored, out)?)
+                let readahead = self.bootstrap.readahead(n);
+                let mapped = self.bootstrap.mapped_block(n);
+                Ok(print_blob(n, (blob, stored), mapped, &readahead, out)?)
             }),
             Request::Prefetch => self.print_prefetch(out),
             Request::Chunk(offset) => self.chunk(*offset, out),
@@ -461,8 +464,14 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Prints one blob. `stored` is the same with the id that the bootstrap holds.
-fn print_blob(n: usize, blob: &Blob, stored: &Blob, out: &mut dyn Write) -> io::Result<()> {
+/// Prints one blob. `stored` is the same with the id that the bootstrap holds, `mapped` its first block in a flat image.
+fn print_blob(
+    n: usize,
+    (blob, stored): (&Blob, &Blob),
+    mapped: Option<u32>,
+    readahead: &Range<u64>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let lines = [
         ("Blob Index", n.to_string()),
         ("Blob ID", blob.id.to_string()),
@@ -470,14 +479,15 @@ fn print_blob(n: usize, blob: &Blob, stored: &Blob, out: &mut dyn Write) -> io::
         ("Blob Size", blob.compressed_size.to_string()),
         ("Compressed Data Size", blob.data_end().to_string()),
         ("Uncompressed Size", blob.uncompressed_size.to_string()),
+        ("Mapped Block Address", mapped.map_or_else(|| "none".to_owned(), |block| block.to_string())),
         ("Features", feature_names(blob.features)),
         ("Compressor", blob.compressor.name().to_owned()),
         ("Digester", blob.digester.name().to_owned()),
         ("Cipher", format!("{:?}", blob.cipher)),
         ("Chunk Size", format!("{:#x}", blob.chunk_size)),
         ("Chunk Count", blob.chunk_count.to_string()),
-        ("Prefetch Table Offset", "0".to_owned()),
-        ("Prefetch Table Size", "0".to_owned()),
+        ("Prefetch Data Offset", readahead.start.to_string()),
+        ("Prefetch Data Size", (readahead.end - readahead.start).to_string()),
         ("Meta Compressor", blob.meta.compressor.name().to_owned()),
         ("Meta Offset", blob.meta.compressed_offset.to_string()),
         ("Meta Compressed Size", blob.meta.compressed_size.to_string()),

@@ -449,6 +449,34 @@ fn requests_are_answered_as_programs_expect() {
     }
 }
 
+/// A chunk is found by where it is stored, under each name of each file that has it; the blocks of devices follow from the bootstrap's own size.
+#[test]
+fn chunks_and_devices_are_shown() {
+    let Some(golden) = golden() else { return };
+    let image = open(&golden, "v6-dir-prefetch");
+    let stat = answer(&image, "stat /hl/a");
+    let offset = stat.split("compressed offset: ").nth(1).unwrap().split(',').next().unwrap();
+    let found = answer(&image, &format!("chunk {offset}"));
+    for path in ["/a-hardlink-before", "/hl/a", "/hl/b"] {
+        assert!(found.contains(&format!("File: {path:?}\n        0: file offset: 0")), "{found}");
+    }
+    assert!(found.ends_with("null\n"));
+    assert_eq!(answer(&image, "chunk 0xffffffff"), "null\n");
+    let shown = |image: &Image, field: &str| {
+        let mut out = Vec::new();
+        inspect::interactive(image, &mut &b"blobs\nq\n"[..], &mut out).unwrap();
+        let said = String::from_utf8(out).unwrap();
+        let line = said.lines().find(|line| line.starts_with(field)).unwrap().to_owned();
+        line.split_whitespace().last().unwrap().to_owned()
+    };
+    let first = image.bootstrap().bytes().len().next_multiple_of(0x8_0000) / 4096;
+    assert_eq!(shown(&image, "Mapped Block Address:"), first.to_string());
+    assert_eq!(shown(&image, "Prefetch Data Size:"), "0");
+    let old = open(&golden, "v5-dir-prefetch-blob");
+    assert_eq!(shown(&old, "Mapped Block Address:"), "none");
+    assert_eq!(shown(&old, "Prefetch Data Size:"), old.bootstrap().readahead(0).end.to_string());
+}
+
 #[test]
 fn requests_about_v5_are_answered_in_the_same_shape() {
     let Some(golden) = golden() else { return };

@@ -331,6 +331,16 @@ impl<B: AsRef<[u8]>> Bootstrap<B> {
     }
 }
 
+impl<B: AsRef<[u8]>> Bootstrap<B> {
+    /// Block of a flat image at which a blob begins; `None` for v5, which has no flat images, and for a blob that is not there.
+    pub fn mapped_block(&self, blob: usize) -> Option<u32> {
+        match self.form {
+            Form::V6 if blob < self.blobs.len() => v6::mapped_block(self.bytes(), blob),
+            _ => None,
+        }
+    }
+}
+
 /// Where a chunk record lies in its bootstrap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ChunkPlace(pub(crate) u64);

@@ -2,7 +2,7 @@
 
 mod open;
 
-pub(crate) use open::{MAGIC, blobs, superblock};
+pub(crate) use open::{MAGIC, blobs, mapped_block, superblock};
 
 use crate::inode::DataLayout;
 use crate::layout::{ChunkIndexEntry, Dirent, InodeCompact, InodeExtended};

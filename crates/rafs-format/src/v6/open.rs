@@ -168,6 +168,13 @@ fn check_tables(bytes: &[u8], erofs: &ErofsSuper, rafs: &RafsSuper) -> Result<()
     Ok(())
 }
 
+/// Block of a flat image at which the blob of the `n`-th device slot begins.
+pub(crate) fn mapped_block(bytes: &[u8], n: usize) -> Option<u32> {
+    let at = SLOTS_OFFSET.checked_add(u64::try_from(n).ok()?.checked_mul(128)?)?;
+    let slot: &DeviceSlot = structure(bytes, "device slot", at).ok()?;
+    Some(slot.mapped_block.get())
+}
+
 /// Reads device slots and blob table.
 pub(crate) fn blobs(bytes: &[u8], superblock: &Superblock, devices: u16) -> Result<Vec<Blob>, FormatError> {
     (0..u32::from(devices))
