@@ -31,7 +31,8 @@ fn a_debian_is_the_same_mounted_and_unpacked() {
     assert!(expected.len() > 5000, "{} entries are no Debian", expected.len());
     let links = expected.values().filter(|entry| !entry.links.is_empty()).count();
     assert!(links > 0, "it has hard links");
-    for options in [&[][..], &["--chunk-size", "0x1000", "--compressor", "lz4_block"]] {
+    let lz4 = ["--chunk-size", "0x1000", "--compressor", "lz4_block"];
+    for options in [&[][..], &lz4, &["--batch-size", "0x20000"]] {
         let place = Place::new();
         place.build(&tar, options);
         let daemon = place.mount();

@@ -1,5 +1,7 @@
 //! `nydus-image create`: arguments to options, a progress bar, the result as log lines and JSON.
 
+mod units;
+
 use crate::prefetch::{self, PrefetchPolicy};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -94,6 +96,8 @@ pub struct CreateArgs {
     #[arg(short = 'C', long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
+    units: units::UnitArgs,
+    #[command(flatten)]
     later: LaterArgs,
 }
 
@@ -101,9 +105,6 @@ pub struct CreateArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Not supported by this version yet")]
 struct LaterArgs {
-    /// Merge small chunks into batches of this size.
-    #[arg(long, value_name = "SIZE", value_parser = number)]
-    batch_size: Option<u64>,
     /// Encrypt the blob.
     #[arg(short = 'E', long)]
     encrypt: bool,
@@ -197,6 +198,7 @@ fn number(text: &str) -> Result<u64, std::num::ParseIntError> {
 
 /// Runs `create`.
 pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
+    args.units.check(args.kind, &args.fs_version)?;
     refuse_later(args)?;
     let options = options(args)?;
     let places = places(args)?;
@@ -224,7 +226,6 @@ fn refuse_later(args: &CreateArgs) -> anyhow::Result<()> {
     let later = &args.later;
     let parent = later.parent_bootstrap.as_deref().is_some_and(|parent| !parent.is_empty());
     let options = [
-        (later.batch_size.is_some_and(|size| size != 0), "--batch-size"),
         (later.encrypt, "--encrypt"),
         (later.chunk_dict.is_some(), "--chunk-dict"),
         (parent, "--parent-bootstrap"),
@@ -265,6 +266,7 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
     let defaults = Options::default();
     Ok(Options {
         chunk_size,
+        batch_size: args.units.batch_size(chunk_size)?,
         compressor: match args.compressor {
             CompressorArg::None => Compressor::None,
             CompressorArg::Lz4Block => Compressor::Lz4Block,

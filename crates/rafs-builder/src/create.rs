@@ -4,6 +4,7 @@
 //! tree is written, to a file of its own or into the blob. Knows RAFS v6 only; other kinds are refused by the command line.
 
 mod blob;
+mod collect;
 mod directory;
 mod pipeline;
 mod tar;
@@ -12,9 +13,10 @@ use crate::digest;
 use crate::output::{Output, OutputError, Outputs, Place};
 use crate::tree::{NodeId, TreeBuilder, TreeError};
 use blob::{Done, Tail};
+use collect::Stored;
 pub use oci_registry::layer::End;
 use oci_registry::layer::LayerError;
-use pipeline::{Coding, Feeder, Stopped, Stored};
+use pipeline::{Coding, Feeder, Stopped};
 use rafs_codec::CodecError;
 use rafs_format::tree::Tree;
 use rafs_format::write::{self, Options as WriteOptions};
@@ -86,6 +88,8 @@ impl std::fmt::Debug for Input<'_> {
 pub struct Options {
     /// Largest chunk, a power of two from 4 KiB to 16 MiB.
     pub chunk_size: u32,
+    /// Files of less than half of this are stored several at a time, in batches below this size: a power of two from 4 KiB to the chunk size; 0 for none.
+    pub batch_size: u32,
     /// Compression of chunks.
     pub compressor: Compressor,
     /// Level of zstd.
@@ -130,6 +134,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             chunk_size: 1 << 20,
+            batch_size: 0,
             compressor: Compressor::Zstd,
             level: 3,
             digester: DigestAlgorithm::Blake3,
@@ -266,6 +271,7 @@ fn store(
     let blob_path = blob.path();
     let coding = Coding {
         chunk_size: options.chunk_size,
+        batch_size: options.batch_size,
         compressor: options.compressor,
         level: options.level,
         digester: options.digester,

@@ -50,8 +50,10 @@ fn directories_become_the_reference_images() {
     let with =
         |compressor, digester, chunk_size| Options { compressor, digester, chunk_size, ..Options::default() };
     let prefetch = with(Compressor::Zstd, DigestAlgorithm::Blake3, 0x1000);
+    let batches = Options { batch_size: 0x4000, ..with(Compressor::Zstd, DigestAlgorithm::Blake3, 0x4000) };
     let cases = [
         ("v6-dir-zstd", Options::default()),
+        ("v6-dir-batch", batches),
         ("v6-dir-lz4-8k", with(Compressor::Lz4Block, DigestAlgorithm::Blake3, 0x2000)),
         ("v6-dir-none-sha256-4k", with(Compressor::None, DigestAlgorithm::Sha256, 0x1000)),
         ("v6-dir-prefetch", Options { prefetch: patterns, prefetch_table: true, ..prefetch }),

@@ -3,14 +3,15 @@
 //! docs/format.md, "Blobs". Knows sections and hashes, no files of an image. Only appends, so a blob may be a pipe. Invariant: every byte of the blob
 //! goes through one hash, so the id is the SHA-256 of the object whatever sections it has.
 
-use super::pipeline::Stored;
+use super::collect::{Batch, InBatch, Stored};
 use super::{CreateError, Options};
 use crate::output::Output;
 use rafs_codec::Encoder;
+use rafs_format::blob_entries::{self, Entry, Place};
 use rafs_format::blob_meta::{self, Contexts, Header};
 use rafs_format::device::BlobMetaLocation;
 use rafs_format::toc::{TocEntry, section};
-use rafs_format::{Blob, BlobFeatures, BlobId, Cipher, Compressor, Digest};
+use rafs_format::{Blob, BlobFeatures, BlobId, Chunk, ChunkFlags, Cipher, Compressor, Digest};
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Write};
 use std::path::Path;
@@ -97,10 +98,7 @@ impl<'a> Tail<'a> {
             let plain_size = stored.uncompressed_size;
             self.list(section::DATA, Compressor::None, digest, (0, size), plain_size)?;
         }
-        let mut table = Vec::with_capacity(stored.chunks.len() * blob_meta::ENTRY_V1_SIZE);
-        for chunk in &stored.chunks {
-            blob_meta::push_v1(&mut table, chunk)?;
-        }
+        let (table, contexts) = self.chunk_table(stored)?;
         let (compressor, bytes) = packed(self.options.compressor, self.options.level, &table)?;
         let meta = BlobMetaLocation {
             compressor,
@@ -116,7 +114,7 @@ impl<'a> Tail<'a> {
             compressed_offset: meta.compressed_offset,
             compressed_size: meta.compressed_size,
             uncompressed_size: meta.uncompressed_size,
-            contexts: Contexts::default(),
+            contexts,
         };
         let header = header.encode();
         self.put(&bytes)?;
@@ -138,6 +136,26 @@ impl<'a> Tail<'a> {
         Ok(Some(self.describe(chunk_count, stored.uncompressed_size, meta)?))
     }
 
+    /// The table of all chunks, and what stands in it behind its entries.
+    fn chunk_table(&self, stored: &Stored) -> Result<(Vec<u8>, Contexts), CreateError> {
+        let mut table = Vec::new();
+        if self.options.batch_size == 0 {
+            stored.chunks.iter().try_for_each(|chunk| blob_meta::push_v1(&mut table, chunk))?;
+            return Ok((table, Contexts::default()));
+        }
+        for (chunk, place) in stored.chunks.iter().zip(&stored.in_batches) {
+            blob_entries::push(&mut table, &entry(chunk, *place, &stored.batches))?;
+        }
+        let offset = table.len() as u64;
+        for batch in &stored.batches {
+            blob_entries::push_batch(&mut table, batch.compressed_size, batch.uncompressed_size);
+        }
+        // No more than chunks, whose numbers have 24 bits.
+        let count = u32::try_from(stored.batches.len()).unwrap_or(u32::MAX);
+        let contexts = Contexts { offset, size: table.len() as u64 - offset, count };
+        Ok((table, contexts))
+    }
+
     /// Puts down a whole section with its tar header.
     fn put_section(
         &mut self,
@@ -155,6 +173,7 @@ impl<'a> Tail<'a> {
     fn features(&self) -> BlobFeatures {
         let mut features = BlobFeatures::ALIGNED | BlobFeatures::CAP_TAR_TOC;
         features.set(BlobFeatures::INLINED_FS_META, self.inline);
+        features.set(BlobFeatures::CHUNK_INFO_V2 | BlobFeatures::BATCH, self.options.batch_size > 0);
         features.set(BlobFeatures::HAS_TAR_HEADER, self.has_headers());
         features.set(BlobFeatures::HAS_TOC | BlobFeatures::INLINED_CHUNK_DIGEST, self.options.toc);
         features
@@ -207,6 +226,28 @@ impl<'a> Tail<'a> {
         }
         let digest = Digest(self.sha256.finalize().into());
         Ok(Done { output: self.output, digest, size: self.at, toc })
+    }
+}
+
+/// The entry of a chunk, which may be in a batch.
+fn entry(chunk: &Chunk, place: Option<InBatch>, batches: &[Batch]) -> Entry {
+    let entry = Entry {
+        compressed_offset: chunk.compressed_offset,
+        compressed_size: chunk.compressed_size,
+        uncompressed_offset: chunk.uncompressed_offset,
+        uncompressed_size: chunk.uncompressed_size,
+        is_compressed: chunk.flags.contains(ChunkFlags::COMPRESSED),
+        is_encrypted: chunk.flags.contains(ChunkFlags::ENCRYPTED),
+        place: Place::Alone { crc32: chunk.crc32 },
+    };
+    let batch = place.and_then(|place| Some((place, batches.get(place.number as usize)?)));
+    match batch {
+        Some((InBatch { number, start }, batch)) => Entry {
+            compressed_offset: batch.compressed_offset,
+            place: Place::Batch { number, start },
+            ..entry
+        },
+        None => entry,
     }
 }
 

@@ -1,32 +1,32 @@
 //! Chunks on all cores: plain bytes go in, in order; stored chunks come out on the blob, in the same order.
 //!
-//! One thread fills [`Unit`]s, some hash and compress them, one appends them to the blob. Units are made once and go round, so
+//! One thread fills [`Unit`]s, some hash and compress them, one appends them to the blob ([`super::collect`]). Units are made once and go round, so
 //! memory does not depend on the source. The blob is the same bytes whatever the number of threads: which copy of a chunk is stored is decided by order
-//! alone, the threads only spare each other the work of compressing copies.
+//! alone, the threads only spare each other the work of compressing copies. Batches, which are known only when copies are, go back to the threads.
+//! Invariant: every [`Job`] is answered, also when a thread dies with it, so that nobody waits for ever.
 
 use super::CreateError;
+use super::collect::{Collector, Stored};
 use parking_lot::Mutex;
 use rafs_codec::Encoder;
-use rafs_format::{Chunk, ChunkFlags, Compressor, Digest, DigestAlgorithm};
-use sha2::{Digest as _, Sha256};
+use rafs_format::{Compressor, Digest, DigestAlgorithm};
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
 /// Bytes that a unit holds, unless one chunk is longer.
 const UNIT: usize = 1 << 20;
-/// Chunks in one blob: their numbers have 24 bits.
-const MAX_CHUNKS: u32 = (1 << 24) - 1;
-const MAX_COMPRESSED: u64 = 1 << 40;
 
 /// How chunks are made.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Coding {
     pub chunk_size: u32,
+    /// Size of batches; 0 for none.
+    pub batch_size: u32,
     pub compressor: Compressor,
     pub level: i32,
     pub digester: DigestAlgorithm,
@@ -35,24 +35,69 @@ pub(super) struct Coding {
 
 /// One chunk in a unit.
 #[derive(Debug, Clone)]
-struct Part {
-    plain: Range<usize>,
-    digest: Digest,
-    crc32: u32,
-    /// Where its compressed bytes are; `None` where they are not smaller or a chunk before it is the same.
-    packed: Option<Range<usize>>,
+pub(super) struct Part {
+    pub plain: Range<usize>,
+    pub digest: Digest,
+    pub crc32: u32,
+    /// Where its compressed bytes are; `None` where they are not smaller, a chunk before it is the same, or it goes into a batch.
+    pub packed: Option<Range<usize>>,
+    /// It is a whole file, so short that it goes into a batch.
+    pub is_small: bool,
 }
 
 /// Some chunks in a row. Buffers are filled from the front and keep their length from one use to the next: they are written once
 /// with what they are for, not with zeros before it.
 #[derive(Debug, Default)]
 pub(super) struct Unit {
-    number: u64,
-    plain: Vec<u8>,
+    pub number: u64,
+    pub plain: Vec<u8>,
     /// Bytes of `plain` that are filled.
     filled: usize,
-    packed: Vec<u8>,
-    parts: Vec<Part>,
+    pub packed: Vec<u8>,
+    pub parts: Vec<Part>,
+}
+
+/// A batch as it is stored.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub bytes: Vec<u8>,
+}
+
+/// Work for a thread, with where its result goes.
+pub(super) enum Job {
+    /// Hash and compress chunks.
+    Unit(Unit, Reply<Unit>),
+    /// Compress a batch.
+    Batch(Vec<u8>, Reply<Packed>),
+}
+
+/// Where the result of a job goes. Dropped without one it says [`CreateError::Stopped`].
+pub(super) struct Reply<T>(Option<Sender<Result<T, CreateError>>>);
+
+impl<T> Reply<T> {
+    pub fn new(to: &Sender<Result<T, CreateError>>) -> Self {
+        Self(Some(to.clone()))
+    }
+
+    fn send(mut self, result: Result<T, CreateError>) {
+        if let Some(to) = self.0.take() {
+            // Nobody wants it any more where something failed elsewhere.
+            let _wanted = to.send(result).is_ok();
+        }
+    }
+}
+
+impl<T> Drop for Reply<T> {
+    fn drop(&mut self) {
+        if let Some(to) = self.0.take() {
+            let _wanted = to.send(Err(CreateError::Stopped)).is_ok();
+        }
+    }
+}
+
+/// Queues a job. Where no thread is left it is dropped, and so answered.
+pub(super) fn give(work: &Sender<Job>, job: Job) {
+    let _queued = work.send(job).is_ok();
 }
 
 /// Digest and size of a chunk, which make two chunks the same.
@@ -61,32 +106,18 @@ pub(super) type Key = (Digest, u32);
 /// The first place each chunk was seen: unit and position in it.
 pub(super) type Claims = Mutex<HashMap<Key, (u64, u32)>>;
 
-/// What came of it.
-#[derive(Debug)]
-pub(super) struct Stored {
-    /// Distinct chunks in blob order.
-    pub chunks: Vec<Chunk>,
-    /// For each chunk given, in order, its position in `chunks`.
-    pub positions: Vec<u32>,
-    /// Bytes of chunk data on the blob.
-    pub compressed_size: u64,
-    pub uncompressed_size: u64,
-    /// Hash of those bytes, to go on with.
-    pub sha256: Sha256,
-    /// Chunks that were there before, and their bytes.
-    pub duplicates: u64,
-    pub duplicate_bytes: u64,
-}
-
 /// The feeding end.
 #[derive(Debug)]
 pub(super) struct Feeder<'scope, W> {
     free: Receiver<Unit>,
-    work: SyncSender<Unit>,
+    work: Sender<Job>,
+    done: Sender<Result<Unit, CreateError>>,
     current: Option<Unit>,
     next: u64,
     capacity: usize,
     chunk_size: usize,
+    /// Files below so many bytes go into batches; 0 for none.
+    small: u64,
     given: u64,
     collector: ScopedJoinHandle<'scope, Result<(Stored, W), CreateError>>,
 }
@@ -106,7 +137,8 @@ pub(super) fn start<'scope, 'env, W: Write + Send + 'scope>(
 ) -> Result<Feeder<'scope, W>, CreateError> {
     let units = 2 * coding.threads + 2;
     let (free_sender, free) = sync_channel(units);
-    let (work, work_receiver) = sync_channel(units);
+    // Never long: units are few, and the collector waits for batches when it has given out some.
+    let (work, work_receiver) = channel();
     let (done_sender, done) = channel();
     for _ in 0..units {
         // The channel holds all units.
@@ -116,18 +148,19 @@ pub(super) fn start<'scope, 'env, W: Write + Send + 'scope>(
     for _ in 0..coding.threads {
         let encoder =
             Encoder::new(coding.compressor, coding.level).map_err(|source| CreateError::Codec { source })?;
-        let done = done_sender.clone();
-        scope.spawn(move || work_loop(queue, claims, coding.digester, encoder, &done));
+        scope.spawn(move || work_loop(queue, claims, coding.digester, encoder));
     }
-    let collector = Collector::new(blob, path);
+    let collector = Collector::new(blob, path, &coding, work.clone());
     let collector = scope.spawn(move || collector.run(&done, &free_sender));
     let chunk_size = coding.chunk_size as usize;
     let capacity = chunk_size.max(UNIT);
-    Ok(Feeder { free, work, current: None, next: 0, capacity, chunk_size, given: 0, collector })
+    let small = u64::from(coding.batch_size / 2);
+    let done = done_sender;
+    Ok(Feeder { free, work, done, current: None, next: 0, capacity, chunk_size, small, given: 0, collector })
 }
 
-/// Where units wait for a worker.
-pub(super) type Queue = Mutex<Option<Receiver<Unit>>>;
+/// Where jobs wait for a worker.
+pub(super) type Queue = Mutex<Option<Receiver<Job>>>;
 
 /// An empty table of claims.
 pub(super) fn claims() -> Claims {
@@ -151,13 +184,15 @@ impl<W> Feeder<'_, W> {
         mut size: u64,
         fill: &mut dyn FnMut(&mut [u8]) -> Result<(), CreateError>,
     ) -> Result<Result<(), Stopped>, CreateError> {
+        let is_small = size < self.small && size <= self.chunk_size as u64;
         while size > 0 {
             let count = usize::try_from(size).unwrap_or(usize::MAX).min(self.chunk_size);
             let Ok(unit) = self.unit_with(count) else { return Ok(Err(Stopped)) };
             let range = unit.filled..unit.filled + count;
             fill(unit.plain.get_mut(range.clone()).unwrap_or(&mut []))?;
             unit.filled = range.end;
-            unit.parts.push(Part { plain: range, digest: Digest([0; 32]), crc32: 0, packed: None });
+            let digest = Digest([0; 32]);
+            unit.parts.push(Part { plain: range, digest, crc32: 0, packed: None, is_small });
             size -= count as u64;
             self.given += 1;
         }
@@ -167,7 +202,7 @@ impl<W> Feeder<'_, W> {
     /// The unit being filled, with room for `count` bytes.
     fn unit_with(&mut self, count: usize) -> Result<&mut Unit, Stopped> {
         if self.current.as_ref().is_some_and(|unit| unit.filled + count > self.capacity) {
-            self.send()?;
+            self.send();
         }
         let unit = match self.current.take() {
             Some(unit) => unit,
@@ -188,43 +223,52 @@ impl<W> Feeder<'_, W> {
     }
 
     /// Hands the current unit to the workers.
-    fn send(&mut self) -> Result<(), Stopped> {
-        match self.current.take() {
-            Some(unit) => self.work.send(unit).map_err(|_closed| Stopped),
-            None => Ok(()),
+    fn send(&mut self) {
+        if let Some(unit) = self.current.take() {
+            give(&self.work, Job::Unit(unit, Reply::new(&self.done)));
         }
     }
 
     /// Waits for everything given. Errors: what stopped the collector.
     pub fn finish(mut self) -> Result<(Stored, W), CreateError> {
-        let sent = self.send();
-        drop((self.work, self.free));
-        let result = self.collector.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        match (result, sent) {
-            (Ok(stored), Ok(())) => Ok(stored),
-            (Ok(_), Err(Stopped)) => Err(CreateError::Stopped),
-            (Err(error), _) => Err(error),
+        self.send();
+        drop((self.work, self.done, self.free));
+        self.collector.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// Closes the queue when its thread dies, so that what waits there is answered.
+struct CloseOnPanic<'a>(&'a Queue);
+
+impl Drop for CloseOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            *self.0.lock() = None;
         }
     }
 }
 
-/// Hashes and compresses units until there are no more.
-fn work_loop(
-    queue: &Queue,
-    claims: &Claims,
-    digester: DigestAlgorithm,
-    mut encoder: Encoder,
-    done: &Sender<Result<Unit, CreateError>>,
-) {
+/// Does jobs until nobody can give any more.
+fn work_loop(queue: &Queue, claims: &Claims, digester: DigestAlgorithm, mut encoder: Encoder) {
+    let _close = CloseOnPanic(queue);
     loop {
-        // Waiting happens under the lock: who holds it gets the next unit, the others wait for the lock.
+        // Waiting happens under the lock: who holds it gets the next job, the others wait for the lock.
         let next = queue.lock().as_ref().and_then(|queue| queue.recv().ok());
-        let Some(mut unit) = next else { return };
-        let worked = pack(&mut unit, claims, digester, &mut encoder).map(|()| unit);
-        if done.send(worked).is_err() {
-            return;
+        match next {
+            Some(Job::Unit(mut unit, reply)) => {
+                let packed = pack(&mut unit, claims, digester, &mut encoder);
+                reply.send(packed.map(|()| unit));
+            }
+            Some(Job::Batch(plain, reply)) => reply.send(pack_batch(plain, &mut encoder)),
+            None => return,
         }
     }
+}
+
+fn pack_batch(plain: Vec<u8>, encoder: &mut Encoder) -> Result<Packed, CreateError> {
+    let mut bytes = Vec::new();
+    let smaller = encoder.encode(&plain, &mut bytes).map_err(|source| CreateError::Codec { source })?;
+    Ok(Packed { bytes: if smaller { bytes } else { plain } })
 }
 
 fn pack(
@@ -243,6 +287,9 @@ fn pack(
         let plain = unit.plain.get(part.plain.clone()).unwrap_or(&[]);
         part.digest = rafs_merkle::digest(digester, plain);
         part.crc32 = rafs_merkle::crc32c(plain);
+        if part.is_small {
+            continue;
+        }
         let here = (unit.number, n);
         let first = match claims.lock().entry((part.digest, u32::try_from(plain.len()).unwrap_or(u32::MAX))) {
             Entry::Occupied(mut claim) => {
@@ -266,101 +313,4 @@ fn pack(
         end += size.unwrap_or(0);
     }
     Ok(())
-}
-
-/// Appends units to the blob in order.
-struct Collector<W> {
-    blob: W,
-    path: PathBuf,
-    known: HashMap<Key, u32>,
-    stored: Stored,
-}
-
-impl<W: Write> Collector<W> {
-    fn new(blob: W, path: PathBuf) -> Self {
-        let stored = Stored {
-            chunks: Vec::new(),
-            positions: Vec::new(),
-            compressed_size: 0,
-            uncompressed_size: 0,
-            sha256: Sha256::new(),
-            duplicates: 0,
-            duplicate_bytes: 0,
-        };
-        Self { blob, path, known: HashMap::new(), stored }
-    }
-
-    fn run(
-        mut self,
-        done: &Receiver<Result<Unit, CreateError>>,
-        free: &SyncSender<Unit>,
-    ) -> Result<(Stored, W), CreateError> {
-        let mut early = BTreeMap::new();
-        let mut next = 0;
-        while let Ok(unit) = done.recv() {
-            let unit = unit?;
-            early.insert(unit.number, unit);
-            while let Some(unit) = early.remove(&next) {
-                self.append(&unit)?;
-                next += 1;
-                // The feeder may be done and gone.
-                let _queued = free.send(unit).is_ok();
-            }
-        }
-        if early.is_empty() { Ok((self.stored, self.blob)) } else { Err(CreateError::Stopped) }
-    }
-
-    fn append(&mut self, unit: &Unit) -> Result<(), CreateError> {
-        for part in &unit.parts {
-            let plain = unit.plain.get(part.plain.clone()).unwrap_or(&[]);
-            let size = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-            let next = u32::try_from(self.stored.chunks.len()).unwrap_or(u32::MAX);
-            let position = *self.known.entry((part.digest, size)).or_insert(next);
-            self.stored.positions.push(position);
-            if position != next {
-                self.stored.duplicates += 1;
-                self.stored.duplicate_bytes += u64::from(size);
-                continue;
-            }
-            let packed = part.packed.clone().and_then(|range| unit.packed.get(range));
-            self.store(part, packed.unwrap_or(plain), size, packed.is_some(), next)?;
-        }
-        Ok(())
-    }
-
-    /// Writes one chunk and its record.
-    fn store(
-        &mut self,
-        part: &Part,
-        bytes: &[u8],
-        size: u32,
-        packed: bool,
-        index: u32,
-    ) -> Result<(), CreateError> {
-        if index >= MAX_CHUNKS {
-            return Err(CreateError::TooMany { what: "chunks in one blob", limit: MAX_CHUNKS.into() });
-        }
-        let stored = &mut self.stored;
-        if stored.compressed_size >= MAX_COMPRESSED {
-            return Err(CreateError::TooMany { what: "bytes in one blob", limit: MAX_COMPRESSED });
-        }
-        let flags = if packed { ChunkFlags::COMPRESSED | ChunkFlags::HAS_CRC } else { ChunkFlags::HAS_CRC };
-        stored.chunks.push(Chunk {
-            digest: part.digest,
-            blob: 0,
-            index,
-            flags,
-            compressed_offset: stored.compressed_size,
-            // No longer than the chunk, which has 32 bits.
-            compressed_size: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-            uncompressed_offset: stored.uncompressed_size,
-            uncompressed_size: size,
-            file_offset: 0,
-            crc32: part.crc32,
-        });
-        stored.compressed_size += bytes.len() as u64;
-        stored.uncompressed_size += u64::from(size).next_multiple_of(4096);
-        stored.sha256.update(bytes);
-        self.blob.write_all(bytes).map_err(|source| CreateError::Blob { path: self.path.clone(), source })
-    }
 }

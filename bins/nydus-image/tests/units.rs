@@ -1,0 +1,109 @@
+//! `nydus-image create` with chunks that are not stored one by one as they are: in batches.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn run(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nydus-image"));
+    command.args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn succeeds(args: &[&str]) -> String {
+    let output = run(args);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{args:?}: {said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a command that fails with `code` says.
+fn fails(code: i32, args: &[&str]) -> String {
+    let output = run(args);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+    said
+}
+
+fn str(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A directory of small files and a long one.
+fn source(dir: &Path) {
+    std::fs::create_dir(dir).unwrap();
+    for n in 0..50u32 {
+        std::fs::write(dir.join(format!("small-{n}")), format!("file number {n}\n").repeat(20)).unwrap();
+    }
+    let long: Vec<u8> = (0..40_000u32).flat_map(|n| (n / 3).to_le_bytes()).collect();
+    std::fs::write(dir.join("long"), long).unwrap();
+}
+
+#[test]
+fn small_files_go_into_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    source(&at("source"));
+    let mut sizes = Vec::new();
+    for (name, batch) in [("plain", "0"), ("batched", "0x10000")] {
+        std::fs::create_dir(at(name)).unwrap();
+        let boot = at(name).join("boot");
+        let blob = at(name).join("blob");
+        let (boot, blob) = (str(&boot), str(&blob));
+        succeeds(&["create", "-B", boot, "-b", blob, "--batch-size", batch, str(&at("source"))]);
+        succeeds(&["check", boot]);
+        let out = at(name).join("out");
+        succeeds(&["unpack", "-B", boot, "-b", blob, "--output-dir", str(&out)]);
+        let same = Command::new("diff").arg("-r").arg(at("source")).arg(&out).status().unwrap();
+        assert!(same.success(), "{name}");
+        sizes.push(std::fs::metadata(blob).unwrap().len());
+    }
+    assert!(sizes[1] < sizes[0], "batches compress better: {sizes:?}");
+}
+
+#[test]
+fn batch_sizes_that_cannot_be() {
+    let dir = tempfile::tempdir().unwrap();
+    source(&dir.path().join("source"));
+    let source = dir.path().join("source");
+    let create = |args: &[&str]| {
+        let out = dir.path().join("out");
+        let out = [str(&out), "-b", "blob"];
+        let said = fails(1, &[&["create", "-B"], &out[..], args, &[str(&source)]].concat());
+        assert!(!dir.path().join("out").exists());
+        said
+    };
+    assert!(create(&["--batch-size", "5000"]).contains("--batch-size 0x1388 is not a power of two"));
+    assert!(create(&["--batch-size", "0x800"]).contains("--batch-size 0x800 is not a power of two"));
+    let said = create(&["--batch-size", "0x200000"]);
+    assert!(said.contains("--batch-size 0x200000 is larger than --chunk-size 0x100000"), "{said}");
+    let said = create(&["--batch-size", "0x1000", "--chunk-size", "0x1000000"]);
+    assert!(said.contains("--chunk-size 0x1000000 conflicts with --batch-size"), "{said}");
+    assert!(create(&["--batch-size", "0x1000", "-v", "5"]).contains("batches need RAFS v6"));
+    for kind in ["targz-ref", "estargz-ref", "estargztoc-ref", "tar-tarfs"] {
+        let said = create(&["--batch-size", "0x1000", "-t", kind]);
+        let expected = format!("conversion type `{kind}` conflicts with `--batch-size`");
+        assert!(said.contains(&expected), "{said}");
+    }
+    fails(2, &["create", "-B", "b", "-b", "c", "--batch-size", "many", str(&source)]);
+}
+
+/// A layer with batches below one without: both are in the merged image.
+#[test]
+fn layers_with_batches_are_merged() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    source(&at("lower"));
+    std::fs::create_dir(at("upper")).unwrap();
+    std::fs::write(at("upper/small-7"), "another").unwrap();
+    std::fs::create_dir(at("blobs")).unwrap();
+    for (layer, batch) in [("lower", "0x8000"), ("upper", "0")] {
+        let (boot, blobs, source) = (at(&format!("{layer}.boot")), at("blobs"), at(layer));
+        succeeds(&["create", "-B", str(&boot), "-D", str(&blobs), "--batch-size", batch, str(&source)]);
+    }
+    let (lower, upper, boot) = (at("lower.boot"), at("upper.boot"), at("boot"));
+    succeeds(&["merge", "-B", str(&boot), str(&lower), str(&upper)]);
+    succeeds(&["check", "--data", str(&boot), "-D", str(&at("blobs"))]);
+    succeeds(&["unpack", "-B", str(&boot), "-D", str(&at("blobs")), "--output-dir", str(&at("out"))]);
+    std::fs::copy(at("upper/small-7"), at("lower/small-7")).unwrap();
+    assert!(Command::new("diff").arg("-r").arg(at("lower")).arg(at("out")).status().unwrap().success());
+}
