@@ -20,6 +20,8 @@ fn images_of_the_reference_builder_mount_and_read_as_described() {
         ("v6-dir-none-sha256-4k", "expected-nasty.json", Made::FromDirectory),
         ("v6-dir-prefetch", "expected-nasty.json", Made::FromDirectory),
         ("v6-merge", "expected-merged.json", Made::FromTar),
+        ("v6-tarfs", "expected-nasty.json", Made::FromTar),
+        ("v6-tarfs-4k", "expected-nasty.json", Made::FromTar),
         ("v6-dir-batch", "expected-nasty.json", Made::FromDirectory),
         ("v6-dir-encrypt", "expected-nasty.json", Made::FromDirectory),
         ("v6-dir-encrypt-batch", "expected-nasty.json", Made::FromDirectory),

@@ -54,6 +54,16 @@ pub enum CacheError {
         #[source]
         source: CodecError,
     },
+    #[error("tar {blob} is not the one the image was made of")]
+    Tar {
+        blob: String,
+        #[source]
+        source: DigestMismatch,
+    },
+    #[error(
+        "tar {blob} cannot be verified: its id is no SHA-256, and the image, made by an older tool, notes none"
+    )]
+    NoTarDigest { blob: String },
     #[error("blob {blob}: reading the data of {kind} blobs is not supported by this version yet")]
     Unsupported { blob: String, kind: &'static str },
 }

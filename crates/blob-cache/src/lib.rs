@@ -12,6 +12,7 @@ mod disk;
 mod error;
 mod flight;
 mod ready;
+mod tar;
 
 pub use error::CacheError;
 
@@ -19,21 +20,25 @@ use blob_storage::{BackendError, BlobReader, Priority};
 use bytes::Bytes;
 use disk::Disk;
 use flight::Flights;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use rafs_codec::{CodecError, Decoder, UnitCodec, UnitError};
 use rafs_format::blob_units::{Unit, UnitTable};
 use rafs_format::{Blob, Chunk, FormatError};
 use rafs_merkle::VerifiedChunk;
 use ready::ReadyMap;
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tar::Tar;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 /// Longest chunk that is decoded and hashed on the thread that asked; longer ones go to the runtime.
 const SHORT: u32 = 128 << 10;
+/// Pieces of a tar that are fetched at the same time for one chunk.
+const AT_ONCE: usize = 16;
 /// Unit of the memory budget, in bytes.
 const BUDGET_UNIT: u64 = 4096;
 /// Bytes, stored and plain, that all running fetches of one blob may hold: two of the longest chunks and more.
@@ -114,6 +119,8 @@ pub struct BlobCache {
     table: AsyncMutex<Option<Arc<UnitTable>>>,
     /// The batch that was decoded last, unverified, by its first stored byte: files that lie together in a batch are read together.
     last_batch: Mutex<Option<(u64, Bytes)>>,
+    /// Of a plain tar: its pieces, which are what is cached. [`BlobCache::blob`] is described in them then.
+    tar: Option<Tar>,
     /// Idle decoders, at most one for each thread that ever decoded at once.
     decoders: Mutex<Vec<Decoder>>,
     budget: Semaphore,
@@ -131,14 +138,14 @@ impl BlobCache {
         reader: Arc<dyn BlobReader>,
         options: CacheOptions,
     ) -> Result<Self, CacheError> {
-        let codec = codec(blob)?;
-        let (disk, hints) = Disk::open(work_dir, blob)?;
-        Ok(Self::new(blob, reader, options, codec, Some((disk, hints))))
+        let (codec, blob) = (codec(blob)?, described(blob)?);
+        let (disk, hints) = Disk::open(work_dir, &blob)?;
+        Ok(Self::new(&blob, reader, options, codec, Some((disk, hints))))
     }
 
     /// A cache that keeps nothing: each read fetches and verifies. Errors: the blob is of a kind that cannot be decoded.
     pub fn without_disk(blob: &Blob, reader: Arc<dyn BlobReader>) -> Result<Self, CacheError> {
-        Ok(Self::new(blob, reader, CacheOptions::default(), codec(blob)?, None))
+        Ok(Self::new(&described(blob)?, reader, CacheOptions::default(), codec(blob)?, None))
     }
 
     fn new(
@@ -161,6 +168,7 @@ impl BlobCache {
             codec,
             table: AsyncMutex::default(),
             last_batch: Mutex::default(),
+            tar: blob.is_tar().then(Tar::default),
             decoders: Mutex::default(),
             budget: Semaphore::new(units),
             counters: Counters::default(),
@@ -168,7 +176,7 @@ impl BlobCache {
         }
     }
 
-    /// The blob as the image describes it.
+    /// The blob as the image describes it; a tar as one whose chunks are its pieces.
     pub fn blob(&self) -> &Blob {
         &self.blob
     }
@@ -177,6 +185,7 @@ impl BlobCache {
     /// long as they are together. `false`: something must be fetched first (or its copy turned out damaged); `into` holds anything then.
     pub fn try_read(&self, parts: &[Part], into: &mut [u8]) -> bool {
         let Some(disk) = &self.disk else { return false };
+        let Some(parts) = self.known_parts(parts) else { return false };
         let mut rest = into;
         let mut at = 0;
         while let Some(first) = parts.get(at) {
@@ -190,6 +199,14 @@ impl BlobCache {
             at += run.len();
         }
         rest.is_empty()
+    }
+
+    /// `parts` as the cache keeps them: those of a tar are cut into its pieces. `None` where the tar is not verified yet.
+    fn known_parts<'a>(&self, parts: &'a [Part]) -> Option<Cow<'a, [Part]>> {
+        let Some(tar) = &self.tar else { return Some(parts.into()) };
+        let pieces = tar.known()?;
+        let cut: Option<Vec<_>> = parts.iter().map(|part| tar::cut(pieces, part)).collect();
+        Some(cut?.concat().into())
     }
 
     /// The longest start of `parts` that can be read from disk in one go without hashing; else the first part alone.
@@ -239,6 +256,33 @@ impl BlobCache {
     /// The chunk, from disk if it is ready, else fetched, decoded, verified, written and marked. Concurrent callers share one
     /// fetch and its error. A failure is not remembered: the next call tries again. Must run inside a tokio runtime.
     pub async fn fetch(self: &Arc<Self>, chunk: &Chunk) -> Result<VerifiedChunk, Arc<CacheError>> {
+        match &self.tar {
+            Some(tar) => {
+                let part = Part { chunk: *chunk, start: 0, end: chunk.uncompressed_size };
+                self.fetch_from_tar(tar, &part).await
+            }
+            None => self.fetch_unit_once(chunk).await,
+        }
+    }
+
+    /// A part of a tar, which is verified first if it was not before, out of its pieces.
+    async fn fetch_from_tar(
+        self: &Arc<Self>,
+        tar: &Tar,
+        part: &Part,
+    ) -> Result<VerifiedChunk, Arc<CacheError>> {
+        let outside = || Arc::new(self.out_of_bounds(&part.chunk));
+        let pieces = tar.verified(&self.blob, &self.reader).await?;
+        let parts = tar::cut(&pieces, part).ok_or_else(outside)?;
+        let fetch = |part: Part| async move { self.fetch_unit_once(&part.chunk).await };
+        let fetches = stream::iter(parts.clone()).map(fetch).buffered(AT_ONCE);
+        let chunks: Vec<_> = fetches.try_collect().await?;
+        let start = parts.first().map_or(0, |part| part.start as usize);
+        VerifiedChunk::cut(&chunks, start..start.saturating_add(part.len())).ok_or_else(outside)
+    }
+
+    /// A chunk as the cache keeps them.
+    async fn fetch_unit_once(self: &Arc<Self>, chunk: &Chunk) -> Result<VerifiedChunk, Arc<CacheError>> {
         let landed = self.flights.board(chunk.index, |landing| {
             let (cache, chunk) = (Arc::clone(self), *chunk);
             let mut flight = Box::pin(async move {
@@ -259,6 +303,9 @@ impl BlobCache {
 
     /// [`BlobCache::fetch`], then the bytes of `part`.
     pub async fn fetch_part(self: &Arc<Self>, part: &Part) -> Result<Bytes, Arc<CacheError>> {
+        if let Some(tar) = &self.tar {
+            return Ok(self.fetch_from_tar(tar, part).await?.bytes().clone());
+        }
         let chunk = self.fetch(&part.chunk).await?;
         part.of(chunk.bytes()).ok_or_else(|| Arc::new(self.out_of_bounds(&part.chunk)))
     }
@@ -446,6 +493,11 @@ impl BlobCache {
 /// Is decoding and hashing so many bytes done before another thread would have begun with it?
 pub fn is_short(uncompressed_size: u32) -> bool {
     uncompressed_size <= SHORT
+}
+
+/// `blob` as it is cached.
+fn described(blob: &Blob) -> Result<Blob, CacheError> {
+    if blob.is_tar() { tar::in_pieces(blob) } else { Ok(blob.clone()) }
 }
 
 /// How the units of `blob` are decoded. Refuses blobs that this version cannot decode.

@@ -15,7 +15,7 @@ use rafs_format::check::{Summary, Visit};
 use rafs_format::toc::{self, TocEntry};
 use rafs_format::{
     Blob, BlobFeatures, BlobId, Bootstrap, Chunk, ChunkFlags, ChunkIndex, ChunkPlace, Digest, FileType,
-    FormatError, Inode, SuperFlags, Version,
+    FormatError, Inode, Version,
 };
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -200,19 +200,15 @@ pub fn structure_and_digest(image: &Image) -> Result<(Summary, Option<Digest>), 
 /// Prints one line per inode and per chunk, in depth-first pre-order, checking the tree on the way.
 pub fn list(image: &Image, out: &mut dyn Write) -> Result<Summary, CheckError> {
     let bootstrap = image.bootstrap();
-    // The chunk table of a tarfs image holds nothing, so its chunks cannot be described.
-    let tarfs = bootstrap.superblock().flags.contains(SuperFlags::TARFS);
-    let index = if tarfs { None } else { Some(ChunkIndex::build(bootstrap)?) };
+    let index = ChunkIndex::build(bootstrap)?;
     let mut number = 0;
     rafs_format::check::check(bootstrap, &mut |visit| {
         number += 1;
         list_inode(bootstrap, visit, number, out)?;
-        match &index {
-            Some(index) if visit.inode.file_type == FileType::Regular => {
-                list_chunks(bootstrap, index, visit, out)
-            }
-            _ => Ok(()),
+        if visit.inode.file_type == FileType::Regular {
+            list_chunks(bootstrap, &index, visit, out)?;
         }
+        Ok(())
     })
 }
 
@@ -414,7 +410,7 @@ pub fn data(image: &Image, source: &BlobSource, threads: usize) -> Result<DataRe
             Ok(open) => check_blob(&OneBlob { image, number, blob, open, records }, threads, &found)?,
             Err(source) => add(&found, (number, 0), Problem::Open { source }),
         }
-        report.chunks += records.len() as u64;
+        report.chunks += if blob.is_tar() { blob.chunk_count.into() } else { records.len() as u64 };
     }
     let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     name_users(image.bootstrap(), &mut found.kept)?;
@@ -532,6 +528,10 @@ fn check_blob(one: &OneBlob<'_>, threads: usize, found: &Mutex<Found>) -> Result
 /// Checks size, chunk table and id of a blob.
 fn check_whole(one: &OneBlob<'_>, found: &Mutex<Found>) -> Result<(), FormatError> {
     let blob = one.blob;
+    if blob.is_tar() {
+        // All of it was hashed when it was opened.
+        found.lock().unwrap_or_else(PoisonError::into_inner).bytes += blob.compressed_size;
+    }
     let size = match one.open.file.size() {
         Ok(size) => size,
         Err(source) => {
@@ -713,7 +713,8 @@ fn check_entry(
 fn check_id(one: &OneBlob<'_>, size: u64, found: &Mutex<Found>) {
     let id = one.blob.id.as_str();
     let is_digest = id.len() == 64 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if !is_digest || one.blob.features.contains(BlobFeatures::HAS_TOC) {
+    // A tar was hashed when it was opened.
+    if !is_digest || one.blob.features.contains(BlobFeatures::HAS_TOC) || one.blob.is_tar() {
         return;
     }
     match hash(0..size, &mut |range| one.open.file.read(range)) {

@@ -9,8 +9,11 @@ use bytes::Bytes;
 use rafs_codec::{CodecError, Decoder, UnitCodec, UnitError};
 use rafs_format::blob_units::{Unit, UnitTable};
 use rafs_format::{Blob, BlobId, Chunk, FormatError};
+use rafs_merkle::pieces::Pieces;
 use rafs_merkle::{DigestMismatch, VerifiedChunk};
 use std::ops::Range;
+
+mod tar;
 
 /// Most stored bytes read in one request, unless one chunk is longer.
 const RUN: u64 = 4 << 20;
@@ -32,6 +35,14 @@ pub enum BlobError {
     ReadTable { id: BlobId, source: BackendError },
     #[error("chunk table of blob {id}")]
     Table { id: BlobId, source: UnitError },
+    #[error("cannot read tar {id}")]
+    ReadTar { id: BlobId, source: BackendError },
+    #[error("tar {id} is not the one the image was made of")]
+    Tar { id: BlobId, source: DigestMismatch },
+    #[error(
+        "tar {id} cannot be verified: its id is no SHA-256, and the image, made by an older tool, notes none; build the bootstrap anew"
+    )]
+    NoTarDigest { id: BlobId },
 }
 
 /// Why one chunk is not what the bootstrap says.
@@ -70,9 +81,12 @@ pub struct OpenBlob {
     pub file: BlobFile,
     codec: UnitCodec,
     table: Option<UnitTable>,
+    /// Of a plain tar.
+    pieces: Option<Pieces>,
 }
 
-/// Opens `blob` for reading its chunks. Of a blob with batches the chunk table is read, too.
+/// Opens `blob` for reading its chunks. Of a blob with batches the chunk table is read, too; a plain tar is read whole, since only
+/// the digest of all of it says what its chunks should be.
 pub fn open(blob: &Blob, source: &BlobSource) -> Result<OpenBlob, BlobError> {
     let id = || blob.id.clone();
     if let Some(kind) = blob.special_kind() {
@@ -87,7 +101,8 @@ pub fn open(blob: &Blob, source: &BlobSource) -> Result<OpenBlob, BlobError> {
         }
         None => None,
     };
-    Ok(OpenBlob { file, codec, table })
+    let pieces = if blob.is_tar() { Some(tar::pieces(blob, &file)?) } else { None };
+    Ok(OpenBlob { file, codec, table, pieces })
 }
 
 /// Opens all blobs of an image, in table order.
@@ -128,6 +143,8 @@ pub struct ChunkReader {
     decoder: Decoder,
     /// The batch decoded last, unverified, with its blob and first stored byte.
     batch: Option<(BlobId, u64, Bytes)>,
+    /// The piece of a tar verified last, with its blob and number: small files share it.
+    piece: Option<(BlobId, u64, VerifiedChunk)>,
 }
 
 impl std::fmt::Debug for ChunkReader {
@@ -146,6 +163,13 @@ impl ChunkReader {
         run: &[Chunk],
         each: &mut dyn FnMut(&Chunk, Result<VerifiedChunk, BadChunk>),
     ) {
+        if let Some(pieces) = &open.pieces {
+            for chunk in run {
+                let plain = self.cut_from_tar(blob, &open.file, pieces, chunk);
+                each(chunk, plain.map_err(|source| bad_chunk(blob, chunk, source)));
+            }
+            return;
+        }
         let unit = |chunk| open.codec.unit(blob, chunk, open.table.as_ref());
         let sound = run.iter().all(|chunk| unit(chunk).is_ok());
         let whole = whole_range(run).filter(|_| sound && open.table.is_none() && run.len() > 1);

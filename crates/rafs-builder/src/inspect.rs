@@ -6,9 +6,7 @@
 use crate::check::{feature_names, full_path};
 use crate::open::Image;
 use rafs_format::check::Visit;
-use rafs_format::{
-    Blob, Bootstrap, Chunk, ChunkIndex, DirEntry, FileType, FormatError, Inode, Nid, SuperFlags,
-};
+use rafs_format::{Blob, Bootstrap, Chunk, ChunkIndex, DirEntry, FileType, FormatError, Inode, Nid};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -346,15 +344,10 @@ impl<'a> Session<'a> {
         for (name, value) in lines {
             writeln!(out, "    {:<24}{value}", format!("{name}:"))?;
         }
-        if inode.file_type == FileType::Regular && self.has_chunk_table() {
+        if inode.file_type == FileType::Regular {
             self.print_chunks(inode, out)?;
         }
         Ok(())
-    }
-
-    /// Tarfs images have a chunk table without content.
-    fn has_chunk_table(&self) -> bool {
-        !self.bootstrap.superblock().flags.contains(SuperFlags::TARFS)
     }
 
     /// Prints the chunks of a file.
@@ -427,9 +420,6 @@ impl<'a> Session<'a> {
 
     /// Files with a chunk at `offset` of any blob.
     fn chunk(&self, offset: u64, out: &mut dyn Write) -> Result<(), InspectError> {
-        if !self.has_chunk_table() {
-            return Ok(());
-        }
         let index = ChunkIndex::build(self.bootstrap)?;
         self.visit(&mut |visit| {
             if visit.inode.file_type != FileType::Regular {

@@ -1,9 +1,9 @@
 //! Checking a whole bootstrap: every entry reachable from the root is visited once, in time linear in the bootstrap's length
 //! whatever it holds: inodes whose bodies overlap, which could be read a million times over, are refused.
 
-use crate::chunk::CheckedChunks;
+use crate::chunk::{CheckedChunks, tar_chunk};
 use crate::read::{DirEntries, Reader, require};
-use crate::{Bootstrap, DirEntry, FileType, FormatError, Inode, Nid, SuperFlags, Version, v5};
+use crate::{Bootstrap, DirEntry, FileType, FormatError, Inode, Nid, Version, v5};
 use std::collections::HashMap;
 
 /// Counts of a checked image.
@@ -178,8 +178,7 @@ struct Walk<'a, B> {
 
 impl<'a, B: AsRef<[u8]>> Walk<'a, B> {
     fn new(bootstrap: &'a Bootstrap<B>) -> Result<Self, FormatError> {
-        let tarfs = bootstrap.superblock().flags.contains(SuperFlags::TARFS);
-        let chunks = if tarfs { None } else { Some(CheckedChunks::new(bootstrap)?) };
+        let chunks = if bootstrap.is_tarfs() { None } else { Some(CheckedChunks::new(bootstrap)?) };
         let seen = vec![0; bootstrap.bytes().len() / (32 * 64) + 1];
         let mut claimed = Vec::new();
         if let Reader::V5(reader) = bootstrap.reader() {
@@ -266,7 +265,7 @@ impl<'a, B: AsRef<[u8]>> Walk<'a, B> {
         let chunk_size = u64::from(self.bootstrap.superblock().chunk_size);
         for n in 0..count {
             let Some(chunks) = &mut self.chunks else {
-                self.bootstrap.chunk_ref(inode, n)?;
+                tar_chunk(self.bootstrap, inode, n, self.bootstrap.chunk_ref(inode, n)?)?;
                 continue;
             };
             let size = u64::from(chunks.size_in(self.bootstrap, inode, n)?);

@@ -2,7 +2,7 @@
 
 use crate::layout::ChunkRecord;
 use crate::read::{Reader, require, structure};
-use crate::{Blob, BlobFeatures, Bootstrap, Digest, FormatError, Inode, SuperFlags, v5};
+use crate::{Blob, BlobFeatures, Bootstrap, Digest, FormatError, Inode, v5};
 
 bitflags::bitflags! {
     /// Flags of a chunk record.
@@ -92,20 +92,22 @@ impl ChunkIndex {
     /// Reads all chunk records and checks that they do not contradict each other: records of one chunk are equal in all but the file
     /// offset, and different chunks of a blob do not overlap when decompressed. So a chunk number stands for one digest, one
     /// stored range and one place in the decompressed blob, and whoever keeps data by any of them may rely on the others.
-    /// Errors: a contradiction, at the record that shows it; a record that names a blob or chunk outside the blob table; a
-    /// tarfs, whose table holds nothing.
+    /// In a tarfs there is nothing to read: the table holds nothing, and a file's reference says all that there is to know.
+    /// Errors: a contradiction, at the record that shows it; a record that names a blob or chunk outside the blob table.
     pub fn build<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>) -> Result<Self, FormatError> {
         let keys = match bootstrap.reader() {
             Reader::V5(reader) => {
                 v5::check_chunks(reader, bootstrap.blobs())?;
                 Vec::new()
             }
+            Reader::V6(_) if bootstrap.is_tarfs() => Vec::new(),
             Reader::V6(_) => places(bootstrap)?.iter().map(Place::key).collect(),
         };
         Ok(Self { keys })
     }
 
-    /// The `n`-th chunk of a regular file. Its size is not checked against the file's.
+    /// The `n`-th chunk of a regular file. Its size is not checked against the file's. In a tarfs its digest is zero, and numbers of chunks
+    /// promise nothing: only the place in the tar tells two chunks apart.
     /// Errors: a reference that its record does not agree with (v6), a file offset that is not the chunk's (v5), ranges that leave the blob;
     /// not a file, or not so many chunks.
     pub fn chunk<B: AsRef<[u8]>>(
@@ -123,6 +125,9 @@ impl ChunkIndex {
             }
             Reader::V6(reader) => reader.chunk_ref(file, n)?,
         };
+        if bootstrap.is_tarfs() {
+            return tar_chunk(bootstrap, file, n, reference);
+        }
         self.resolve(bootstrap, reference)
     }
 
@@ -154,6 +159,36 @@ impl ChunkIndex {
     }
 }
 
+/// The `n`-th chunk of a file of a tarfs: the part of the tar that `reference` names, as long as the file goes on.
+/// Errors: a range that leaves the tar; a number that its blob has not.
+pub(crate) fn tar_chunk<B: AsRef<[u8]>>(
+    bootstrap: &Bootstrap<B>,
+    file: &Inode,
+    n: u64,
+    reference: ChunkRef,
+) -> Result<Chunk, FormatError> {
+    let superblock = bootstrap.superblock();
+    let chunk_size = u64::from(superblock.chunk_size);
+    let left = file.size.saturating_sub(n.saturating_mul(chunk_size)).min(chunk_size);
+    let offset = u64::from(reference.block) * u64::from(superblock.block_size);
+    // No more than the chunk size, which has 32 bits.
+    let size = u32::try_from(left).unwrap_or(u32::MAX);
+    let chunk = Chunk {
+        digest: Digest([0; 32]),
+        blob: reference.blob,
+        index: reference.chunk,
+        flags: ChunkFlags::empty(),
+        compressed_offset: offset,
+        compressed_size: size,
+        uncompressed_offset: offset,
+        uncompressed_size: size,
+        file_offset: n.saturating_mul(chunk_size),
+        crc32: 0,
+    };
+    check_ranges(bootstrap.blobs(), &chunk, file.nid.0)?;
+    Ok(chunk)
+}
+
 /// A blob, of which there are fewer than 2^8, and a chunk of it, of which there are at most 2^24, in one number.
 fn key(blob: u32, chunk: u32) -> u32 {
     blob << 24 | chunk
@@ -165,9 +200,6 @@ const UNORDERED: BlobFeatures = BlobFeatures::EXTERNAL.union(BlobFeatures::CHUNK
 /// Where the chunks of all records lie, in the order of blobs and chunks, checked as [`ChunkIndex::build`] says.
 fn places<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>) -> Result<Vec<Place>, FormatError> {
     let superblock = bootstrap.superblock();
-    if superblock.flags.contains(SuperFlags::TARFS) {
-        return Err(FormatError::Unsupported { what: "looking up chunks of a tarfs" });
-    }
     let records = superblock.chunk_table_records;
     let count = u32::try_from(records).ok().ok_or(FormatError::Limit {
         what: "chunk table",

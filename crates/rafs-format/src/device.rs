@@ -28,7 +28,7 @@ pub struct Blob {
     pub toc_size: u32,
     /// SHA-256 of the table of contents and its tar header; zero for unknown.
     pub toc_digest: Digest,
-    /// Id of the meta blob (SEPARATE) or the key (ENCRYPTED); else zero.
+    /// Id of the meta blob (SEPARATE), the key (ENCRYPTED), or the SHA-256 of a tar that has another id (TARFS); else zero.
     pub meta_digest: Digest,
     /// Size of the meta blob (SEPARATE) or the first 8 bytes of the initial vector (ENCRYPTED).
     pub meta_size: u64,
@@ -54,7 +54,7 @@ pub struct BlobMetaLocation {
 impl Blob {
     /// One past the last byte of chunk data in the blob: no chunk may end behind it. docs/format.md, "Sizes".
     pub fn data_end(&self) -> u64 {
-        if self.features.contains(BlobFeatures::SEPARATE)
+        if self.features.intersects(BlobFeatures::SEPARATE | BlobFeatures::TARFS)
             || !self.features.contains(BlobFeatures::CAP_TAR_TOC)
         {
             return self.compressed_size;
@@ -83,11 +83,21 @@ impl Blob {
 
     /// The name of a kind of blob whose data is not in units of its own, compressed and perhaps encrypted; `None` for all others.
     pub fn special_kind(&self) -> Option<&'static str> {
-        let kinds = [
-            (BlobFeatures::TARFS, "tarfs"),
-            (BlobFeatures::ZRAN, "zran"),
-            (BlobFeatures::EXTERNAL, "external"),
-        ];
+        let kinds = [(BlobFeatures::ZRAN, "zran"), (BlobFeatures::EXTERNAL, "external")];
         kinds.into_iter().find(|(bit, _)| self.features.contains(*bit)).map(|(_, kind)| kind)
+    }
+
+    /// Is the blob a plain tar, whose chunks have no digests?
+    pub fn is_tar(&self) -> bool {
+        self.features.contains(BlobFeatures::TARFS)
+    }
+
+    /// SHA-256 of a whole tarfs blob: the one that the bootstrap notes, else the id where that is one. `None`: nothing says what the
+    /// tar should be (or the blob is none). docs/format.md, "Tarfs".
+    pub fn tar_digest(&self) -> Option<Digest> {
+        if !self.is_tar() {
+            return None;
+        }
+        if self.meta_digest != Digest([0; 32]) { Some(self.meta_digest) } else { self.id.as_sha256() }
     }
 }

@@ -44,6 +44,24 @@ impl BlobId {
         Err(FormatError::Name { what: "blob id", name: id.chars().take(80).collect(), problem })
     }
 
+    /// The digest that the id spells in 64 lower-case hexadecimal digits; `None` where it is another kind of name.
+    pub fn as_sha256(&self) -> Option<Digest> {
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
+        };
+        let (pairs, rest) = self.0.as_bytes().as_chunks::<2>();
+        let mut digest = [0; 32];
+        if pairs.len() != digest.len() || !rest.is_empty() {
+            return None;
+        }
+        for (byte, &[high, low]) in digest.iter_mut().zip(pairs) {
+            *byte = digit(high)? << 4 | digit(low)?;
+        }
+        Some(Digest(digest))
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -158,6 +158,11 @@ impl<B: AsRef<[u8]>> Bootstrap<B> {
         &self.superblock
     }
 
+    /// Are the blobs plain tars? Then chunks have no digests of their own.
+    pub fn is_tarfs(&self) -> bool {
+        self.superblock.flags.contains(SuperFlags::TARFS)
+    }
+
     /// Data blobs in table order; a blob index is a position here.
     pub fn blobs(&self) -> &[Blob] {
         &self.blobs
@@ -290,10 +295,11 @@ impl<B: AsRef<[u8]>> Bootstrap<B> {
     }
 
     /// Where the records of all chunks lie: in v6 those of the chunk table, in its order; in v5 those of all inodes, so that a chunk which
-    /// is used several times is there several times. Errors: a damaged inode (v5); the last item then.
+    /// is used several times is there several times; in a tarfs, whose chunks have no records, nothing. Errors: a damaged inode (v5); the last item then.
     pub fn chunk_places(&self) -> Box<dyn Iterator<Item = Result<ChunkPlace, FormatError>> + '_> {
         match self.reader() {
             Reader::V5(reader) => Box::new(v5::ChunkPlaces::new(reader)),
+            Reader::V6(_) if self.is_tarfs() => Box::new(std::iter::empty()),
             Reader::V6(_) => {
                 let all = 0..self.superblock.chunk_table_records;
                 Box::new(all.map(|n| Ok(ChunkPlace(self.chunk_record_offset(n)))))

@@ -3,15 +3,19 @@
 //! Bytes from outside become [`VerifiedChunk`] by hashing to the digest their bootstrap names, and in no other way; everything that
 //! reaches a reader is made of such bytes.
 //!
+//! A blob without chunk digests is hashed as a whole and then verified by [`pieces`].
+//!
 //! [`tree`] says by one digest what a whole file system is, and [`proof`] that one path is part of it.
 #![forbid(unsafe_code)]
 
+pub mod pieces;
 pub mod proof;
 pub mod tree;
 
 use bytes::Bytes;
 use rafs_format::{Digest, DigestAlgorithm};
 use sha2::Digest as _;
+use std::ops::Range;
 
 /// Digest of `bytes` in one go.
 pub fn digest(by: DigestAlgorithm, bytes: &[u8]) -> Digest {
@@ -36,15 +40,26 @@ pub struct DigestMismatch {
     pub found: Digest,
 }
 
-/// Plaintext of one chunk that hashed to the digest its bootstrap names. Clones share the bytes.
+/// Plaintext of one chunk that hashed to the digest its bootstrap names, or a part of such chunks. Clones share the bytes.
 #[derive(Debug, Clone)]
 pub struct VerifiedChunk(Bytes);
 
 impl VerifiedChunk {
-    /// Hashes `plain`; there is no other constructor.
+    /// Hashes `plain`; nothing else makes bytes verified.
     pub fn verify(plain: Vec<u8>, by: DigestAlgorithm, expected: Digest) -> Result<Self, DigestMismatch> {
         let found = digest(by, &plain);
         if found == expected { Ok(Self(plain.into())) } else { Err(DigestMismatch { expected, found }) }
+    }
+
+    /// Bytes `range` of `chunks`, one behind the other; `None` where there are not so many. What is cut from verified bytes is verified.
+    pub fn cut(chunks: &[Self], range: Range<usize>) -> Option<Self> {
+        if let [only] = chunks {
+            return (range.start <= range.end && range.end <= only.0.len())
+                .then(|| Self(only.0.slice(range)));
+        }
+        let all: Vec<&[u8]> = chunks.iter().map(|chunk| chunk.0.as_ref()).collect();
+        let all = Bytes::from(all.concat());
+        (range.start <= range.end && range.end <= all.len()).then(|| Self(all.slice(range)))
     }
 
     /// The verified bytes.
@@ -85,5 +100,17 @@ mod tests {
             let mismatch = VerifiedChunk::verify(b"chunK".to_vec(), by, expected).unwrap_err();
             assert_eq!(mismatch, DigestMismatch { expected, found: digest(by, b"chunK") });
         }
+    }
+
+    #[test]
+    fn parts_of_verified_bytes_are_cut_within_them() {
+        let by = DigestAlgorithm::Sha256;
+        let verified = |bytes: &[u8]| VerifiedChunk::verify(bytes.to_vec(), by, digest(by, bytes)).unwrap();
+        let both = [verified(b"abc"), verified(b"def")];
+        let cut = |chunks, range| VerifiedChunk::cut(chunks, range).map(|cut| cut.bytes().to_vec());
+        assert_eq!(cut(&both, 1..5).unwrap(), b"bcde");
+        assert_eq!(cut(&both[..1], 1..3).unwrap(), b"bc");
+        assert_eq!(cut(&both, 6..6).unwrap(), b"");
+        assert!(cut(&both, 1..7).is_none() && cut(&both[..1], 1..4).is_none() && cut(&[], 0..1).is_none());
     }
 }

@@ -25,6 +25,28 @@ pub fn pattern(seed: u32, size: usize) -> Vec<u8> {
     (0u32..).map(|at| (at / 7).wrapping_mul(31).wrapping_add(seed).to_le_bytes()[0]).take(size).collect()
 }
 
+/// A plain tar as a blob, `bytes`, with these chunks: first byte and length of each.
+///
+/// # Panics
+/// Where chunks leave the bytes.
+#[expect(clippy::expect_used, reason = "a test that cannot make its input has failed")]
+pub fn of_tar(bytes: Vec<u8>, chunks: &[(usize, usize)]) -> TestBlob {
+    let plain = chunks.iter().map(|&(at, size)| bytes.get(at..at + size).expect("in the tar").to_vec());
+    let mut blob = of_chunks("tar", plain.collect(), Compressor::None);
+    for (chunk, &(at, _)) in blob.chunks.iter_mut().zip(chunks) {
+        (chunk.compressed_offset, chunk.uncompressed_offset) = (at as u64, at as u64);
+        chunk.digest = Digest([0; 32]);
+    }
+    let size = bytes.len() as u64;
+    let digest = rafs_merkle::digest(DigestAlgorithm::Sha256, &bytes);
+    blob.blob.id = BlobId::new(&digest.to_string()).expect("id");
+    blob.blob.features = BlobFeatures::TARFS | BlobFeatures::CAP_TAR_TOC;
+    (blob.blob.compressed_size, blob.blob.uncompressed_size) = (size, size);
+    blob.blob.meta.compressed_offset = 0;
+    blob.bytes = bytes.into();
+    blob
+}
+
 /// A blob of chunks with these sizes, each at most 1 MiB.
 ///
 /// # Panics
