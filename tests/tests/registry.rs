@@ -350,3 +350,46 @@ fn an_image_in_a_registry_is_mounted_and_outlives_outages() {
         assert!(!log.contains(secret), "{log}");
     }
 }
+
+#[test]
+fn a_daemon_without_credentials_asks_docker_and_its_helpers() {
+    if !can_mount() {
+        return;
+    }
+    let Some(registry) = DockerRegistry::start(Kind::Password) else { return };
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("f"), pattern(1, 100_000)).unwrap();
+    let place = Place::new();
+    place.build(source.path(), &[]);
+    registry.push(&std::fs::read(place.blob()).unwrap());
+    let config = format!(
+        r#"{{"device": {{"backend": {}, "cache": {{"type": "blobcache", "config": {{"work_dir": "{}"}}}}}}, "mode": "direct"}}"#,
+        registry.backend(None),
+        place.at("cache").display()
+    );
+    std::fs::write(place.at("config.json"), config).unwrap();
+    std::fs::create_dir(place.at("docker")).unwrap();
+    let host = format!("127.0.0.1:{}", registry.port);
+    let login = |text: String| std::fs::write(place.at("docker/config.json"), text).unwrap();
+    let mut command = place.command();
+    let path = format!("{}:{}", place.at("docker").display(), std::env::var("PATH").unwrap());
+    let log = std::fs::File::options().create(true).append(true).open(place.at("log")).unwrap();
+    command.env("DOCKER_CONFIG", place.at("docker")).env("PATH", path).stderr(log);
+    let daemon = Daemon::start(command, &place.at("mnt"));
+    let content = || std::fs::read(place.at("mnt/f"));
+    assert_eq!(content().unwrap_err().raw_os_error(), Some(5), "nobody is logged in");
+    // docker login, wrong and then by a helper.
+    login(format!(r#"{{"auths": {{"{host}": {{"auth": "dTpub3QtaXQ="}}}}}}"#));
+    assert_eq!(content().unwrap_err().raw_os_error(), Some(5), "with another password");
+    let helper = place.at("docker/docker-credential-own");
+    std::fs::write(&helper, "#!/bin/sh\necho '{\"Username\":\"u\",\"Secret\":\"hidden-word\"}'\n").unwrap();
+    run_ok(Command::new("chmod").arg("755").arg(helper));
+    login(format!(r#"{{"credHelpers": {{"{host}": "own"}}}}"#));
+    assert!(content().unwrap() == pattern(1, 100_000));
+    daemon.stop();
+    let log = std::fs::read_to_string(place.at("log")).unwrap();
+    assert!(log.contains("and no user is given"), "{log}");
+    for secret in ["hidden-word", "dTpub3QtaXQ", "not-it"] {
+        assert!(!log.contains(secret), "{log}");
+    }
+}

@@ -15,6 +15,7 @@ pub use deadline::Deadline;
 pub use error::{BackendCause, BackendError, Source, Status};
 pub use local_fs::LocalFs;
 pub use oci_registry::client::SetupError;
+pub use oci_registry::login::Logins;
 pub use patient::{Patience, Patient};
 pub use registry::Registry;
 pub use retry::Retry;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use oci_registry::Secret;
 use oci_registry::client::{Client, ClientError, ClientOptions, SetupError};
+use oci_registry::login::{Login, Logins};
 use rafs_format::BlobId;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -19,11 +20,21 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The repository that `config` names. Errors: names that no registry has, certificates that cannot be read.
+    /// The repository that `config` names, with the login there or none. Errors: names that no registry has, certificates that cannot be read.
     pub fn new(config: &config::Registry) -> Result<Self, SetupError> {
-        let client = Arc::new(Client::new(&options(config))?);
+        Self::with_logins(config, None)
+    }
+
+    /// The same, where `logins` is asked when `config` has none, or one that is refused.
+    pub fn with_logins(config: &config::Registry, logins: Option<Arc<Logins>>) -> Result<Self, SetupError> {
+        let client = Arc::new(Client::new(&ClientOptions { logins, ..options(config) })?);
         let endpoint = format!("registry {}://{}/{}", scheme(config.scheme), config.host, config.repo);
         Ok(Self { client, endpoint: endpoint.into() })
+    }
+
+    /// Uses `auth` from now on in place of what the configuration has; `None` for the logins of this machine only.
+    pub fn set_credentials(&self, auth: Option<&config::Auth>) {
+        self.client.set_login(auth.map(login));
     }
 
     /// What errors call it.
@@ -39,12 +50,17 @@ fn scheme(scheme: Scheme) -> &'static str {
     }
 }
 
+fn login(auth: &config::Auth) -> Login {
+    Login::Password(Secret::new(auth.expose()))
+}
+
 fn options(config: &config::Registry) -> ClientOptions {
     ClientOptions {
         https: config.scheme == Scheme::Https,
         host: config.host.to_string(),
         repo: config.repo.clone(),
-        basic: config.auth.as_ref().map(|auth| Secret::new(auth.expose())),
+        login: config.auth.as_ref().map(login),
+        logins: None,
         token: config.registry_token.clone(),
         redirected_scheme: config.blob_url_scheme.map(scheme),
         redirected_host: config.blob_redirected_host.as_ref().map(ToString::to_string),

@@ -15,7 +15,8 @@ pub use error::{ClientError, SetupError, TransportError};
 pub use header::{Challenge, ContentRange, challenges, content_range};
 
 use crate::Secret;
-use auth::{Auth, Credential};
+use crate::login::{Login, Logins};
+use auth::{Account, Auth, Credential};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use reqwest::header::{CACHE_CONTROL, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
@@ -27,6 +28,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+/// Logins tried for one request.
+const MAX_LOGINS: usize = 4;
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 5;
 /// A redirect is remembered this long where nobody says how long it holds. Signed URLs live longer; what ends earlier is refused and
@@ -46,8 +49,10 @@ pub struct ClientOptions {
     pub host: String,
     /// Repository, as `library/debian`.
     pub repo: String,
-    /// Base64 of `user:password`.
-    pub basic: Option<Secret>,
+    /// Used before all that this machine has.
+    pub login: Option<Login>,
+    /// Where logins are otherwise; `None` for nowhere.
+    pub logins: Option<Arc<Logins>>,
     /// Bearer token to begin with.
     pub token: Option<Secret>,
     /// Replaces the scheme of places the registry redirects to.
@@ -121,12 +126,23 @@ impl Client {
         }
         let http = http.build().map_err(|source| SetupError::Http { source })?;
         let verified = options.https && !options.skip_verify;
-        let (basic, token) = (options.basic.clone(), options.token.as_ref());
-        let auth = Auth::new(http.clone(), &options.repo, verified, options.timeout, basic, token);
+        let account = Account {
+            host: options.host.clone(),
+            repo: options.repo.clone(),
+            tls: verified,
+            timeout: options.timeout,
+            logins: options.logins.clone(),
+        };
+        let auth = Auth::new(http.clone(), account, options.login.clone(), options.token.as_ref());
         let auth = auth.ok().ok_or(SetupError::Token)?;
         let redirected = (options.redirected_scheme, options.redirected_host.clone());
         let (is_clear, places) = (OnceLock::new(), Mutex::default());
         Ok(Self { http, base, clear, is_clear, auth, redirected, timeout: options.timeout, places })
+    }
+
+    /// Uses `login` from now on in place of the one given before; `None` for those of this machine only. What is running goes on as it began.
+    pub fn set_login(&self, login: Option<Login>) {
+        self.auth.set_login(login);
     }
 
     /// Where the registry is, as far as is known.
@@ -194,32 +210,35 @@ impl Client {
         Ok((answer, sent))
     }
 
-    /// Asks the registry itself, and once more where it wants another credential.
+    /// Asks the registry itself, and again where it wants another credential: with one new token at most, and with each login that
+    /// there is.
     async fn ask(
         &self,
         url: &Url,
         range: &Range<u64>,
     ) -> Result<(Response, Option<Arc<Credential>>), ClientError> {
-        let first = self.auth.current().await;
-        let answer = self.get(url, range, first.as_deref()).await?;
-        if answer.status() != StatusCode::UNAUTHORIZED {
-            return Ok((answer, first));
+        let ticket = self.auth.ticket();
+        let mut sent = self.auth.current(ticket).await;
+        let mut tries = 0;
+        loop {
+            let answer = self.get(url, range, sent.as_deref()).await?;
+            if answer.status() != StatusCode::UNAUTHORIZED {
+                self.auth.accepted();
+                return Ok((answer, sent));
+            }
+            tries += 1;
+            let headers = answer.headers().clone();
+            let fields: Vec<_> =
+                headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()).collect();
+            let said = self.said(answer, sent.as_deref()).await;
+            if let Some(refused) = &sent {
+                self.auth.forget(refused);
+                if (tries > 1 && refused.is_token()) || tries > MAX_LOGINS {
+                    return Err(ClientError::Refused { with: refused.name().to_owned(), said });
+                }
+            }
+            sent = Some(self.auth.answer(&fields, sent.as_ref(), &said, ticket).await?);
         }
-        if let Some(first) = &first {
-            self.auth.forget(first);
-        }
-        let headers = answer.headers().clone();
-        let fields: Vec<_> =
-            headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()).collect();
-        let said = self.said(answer, first.as_deref()).await;
-        let second = self.auth.answer(&fields, first.as_ref(), said).await?;
-        let answer = self.get(url, range, Some(&second)).await?;
-        if answer.status() != StatusCode::UNAUTHORIZED {
-            return Ok((answer, Some(second)));
-        }
-        self.auth.forget(&second);
-        let said = self.said(answer, Some(&second)).await;
-        Err(ClientError::Refused { with: second.name(), said })
     }
 
     /// What a refusal says.
@@ -372,10 +391,10 @@ async fn limited<T>(
 }
 
 /// `line` without `secrets`, and without queries of URLs, which may hold signatures.
-fn redact(line: &str, secrets: &[&str]) -> String {
+fn redact(line: &str, secrets: &[Secret]) -> String {
     let mut line = line.to_owned();
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        line = line.replace(secret, "***");
+        line = line.replace(secret.expose(), "***");
     }
     let mut rest = line.as_str();
     let mut shown = String::new();
@@ -388,12 +407,6 @@ fn redact(line: &str, secrets: &[&str]) -> String {
         rest = after;
     }
     shown + rest
-}
-
-#[cfg(test)]
-fn plain_http() -> reqwest::Client {
-    let tls = tls::config(true, &[]).unwrap();
-    reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap()
 }
 
 #[cfg(test)]
@@ -431,7 +444,7 @@ mod tests {
             ("<a href=\"x?y=z\">?", "<a href=\"x?***\">?"),
             ("", ""),
         ] {
-            assert_eq!(redact(line, &["pw", ""]), expected);
+            assert_eq!(redact(line, &[Secret::new("pw"), Secret::new("")]), expected);
         }
     }
 

@@ -1,162 +1,15 @@
 //! The client against servers that say what no good server says, and against every step of authentication.
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use base64::Engine;
+mod support;
+
 use oci_registry::Secret;
 use oci_registry::client::{Client, ClientError, ClientOptions};
 use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What a server read.
-#[derive(Debug, Clone, Default)]
-struct Request {
-    method: String,
-    path: String,
-    headers: HashMap<String, String>,
-    body: String,
-}
-
-impl Request {
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", String::as_str)
-    }
-
-    /// First and last byte wanted.
-    fn range(&self) -> (usize, usize) {
-        let (first, last) = self.header("range").strip_prefix("bytes=").unwrap().split_once('-').unwrap();
-        (first.parse().unwrap(), last.parse().unwrap())
-    }
-}
-
-/// What a server writes: head and body as they go over the wire, and whether it then hangs.
-#[derive(Debug, Clone)]
-struct Reply {
-    head: String,
-    body: Vec<u8>,
-    length: Option<usize>,
-    hang: bool,
-}
-
-fn reply(status: u16) -> Reply {
-    Reply { head: format!("HTTP/1.1 {status} x\r\n"), body: Vec::new(), length: None, hang: false }
-}
-
-impl Reply {
-    fn header(mut self, name: &str, value: &str) -> Self {
-        self.head += &format!("{name}: {value}\r\n");
-        self
-    }
-
-    fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
-        self.body = body.into();
-        self
-    }
-
-    /// Promises another length than it sends.
-    fn promise(mut self, length: usize) -> Self {
-        self.length = Some(length);
-        self
-    }
-
-    /// Sends nothing more, and does not close.
-    fn hang(mut self) -> Self {
-        self.hang = true;
-        self
-    }
-}
-
-type Answer = dyn Fn(&Request) -> Reply + Send + Sync;
-
-/// A server on loopback that notes what it is asked.
-struct Server {
-    address: SocketAddr,
-    requests: Arc<Mutex<Vec<Request>>>,
-}
-
-impl Server {
-    fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = Self { address: listener.local_addr().unwrap(), requests: Arc::default() };
-        let (answer, requests): (Arc<Answer>, _) = (Arc::new(answer), Arc::clone(&server.requests));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (answer, requests) = (Arc::clone(&answer), Arc::clone(&requests));
-                std::thread::spawn(move || serve(stream, &*answer, &requests));
-            }
-        });
-        server
-    }
-
-    fn client(&self, change: impl FnOnce(&mut ClientOptions)) -> Client {
-        let mut options = ClientOptions {
-            host: self.address.to_string(),
-            repo: "a/b".into(),
-            user_agent: "t/1".into(),
-            ..ClientOptions::default()
-        };
-        change(&mut options);
-        Client::new(&options).unwrap()
-    }
-
-    fn asked(&self, path: &str) -> Vec<Request> {
-        self.requests.lock().iter().filter(|request| request.path.starts_with(path)).cloned().collect()
-    }
-}
-
-fn serve(stream: TcpStream, answer: &Answer, requests: &Mutex<Vec<Request>>) {
-    let mut first = [0];
-    // TLS, which is not spoken here.
-    if stream.peek(&mut first).is_err() || first == [0x16] {
-        return;
-    }
-    let Some(request) = read_request(&stream) else { return };
-    requests.lock().push(request.clone());
-    let reply = answer(&request);
-    let length = reply.length.unwrap_or(reply.body.len());
-    let head = format!("{}Content-Length: {length}\r\nConnection: close\r\n\r\n", reply.head);
-    // Who has gone away reads nothing.
-    let _sent = (&stream).write_all(head.as_bytes()).is_ok() && (&stream).write_all(&reply.body).is_ok();
-    if reply.hang {
-        let _closed = (&stream).read(&mut [0]).is_ok();
-    }
-}
-
-fn read_request(stream: &TcpStream) -> Option<Request> {
-    let mut reader = BufReader::new(stream);
-    let mut line = || {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok().filter(|&read| read > 0).map(|_| line.trim_end().to_owned())
-    };
-    let first = line()?;
-    let mut words = first.split(' ').map(str::to_owned);
-    let mut request = Request { method: words.next()?, path: words.next()?, ..Request::default() };
-    while let Some((name, value)) = line().as_deref().and_then(|line| line.split_once(": ")) {
-        request.headers.insert(name.to_ascii_lowercase(), value.to_owned());
-    }
-    let mut body = vec![0; request.header("content-length").parse().unwrap_or(0)];
-    reader.read_exact(&mut body).ok()?;
-    request.body = String::from_utf8(body).unwrap();
-    Some(request)
-}
-
-const BLOB: &[u8] = b"0123456789";
-const DIGEST: &str = "sha256:0a";
-
-/// What a good server says.
-fn partial(request: &Request) -> Reply {
-    let (first, last) = request.range();
-    let last = last.min(BLOB.len() - 1);
-    let range = format!("bytes {first}-{last}/{}", BLOB.len());
-    reply(206).header("Content-Range", &range).body(&BLOB[first..=last])
-}
-
-fn basic(text: &str) -> Secret {
-    Secret::new(base64::engine::general_purpose::STANDARD.encode(text))
-}
+use support::{BLOB, DIGEST, Reply, Server, basic, partial, reply};
 
 #[tokio::test]
 async fn ranges_are_exact_or_refused() {
@@ -202,7 +55,7 @@ async fn wrong_answers_are_errors() {
             "a redirect to nowhere is not an answer that was expected",
         ),
         (reply(307).header("Location", "/again"), "redirected more than 5 times"),
-        (reply(401), "the registry offers no way to authenticate that can be used: , and no user is given"),
+        (reply(401), "the registry offers no way to authenticate that can be used: none"),
         (reply(404).body("\n{\"errors\":\t1}\nmore"), "status 404: {\"errors\": 1}"),
         (reply(416), "status 416"),
         (ranged("bytes */5").body("").status(416), "blob is 5 bytes long"),
@@ -216,13 +69,6 @@ async fn wrong_answers_are_errors() {
     let busy = misled(reply(429).header("Retry-After", "7")).await;
     let pause = Some(Duration::from_secs(7));
     assert!(matches!(busy, ClientError::Status { code: 429, retry_after, .. } if retry_after == pause));
-}
-
-impl Reply {
-    fn status(mut self, status: u16) -> Self {
-        self.head = self.head.replacen("206", &status.to_string(), 1);
-        self
-    }
 }
 
 #[tokio::test]
@@ -256,12 +102,12 @@ async fn basic_credentials_are_sent_when_wanted() {
         "Basic dTpwdw==" => partial(request),
         other => reply(401).header("WWW-Authenticate", "Basic realm=\"x\"").body(format!("not {other}, pw")),
     });
-    let client = server.client(|options| options.basic = Some(basic("u:pw")));
+    let client = server.client(|options| options.login = Some(basic("u:pw")));
     for _ in 0..2 {
         assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
     }
     assert_eq!(server.asked("/").len(), 3, "the challenge is answered once");
-    let wrong = server.client(|options| options.basic = Some(basic("u:secret")));
+    let wrong = server.client(|options| options.login = Some(basic("u:secret")));
     let error = wrong.read(DIGEST, 0..1).await.unwrap_err();
     assert!(matches!(error, ClientError::Refused { .. }), "{error}");
     assert!(error.to_string().contains("not Basic ***, pw"), "{error}");
@@ -303,7 +149,7 @@ impl Tokens {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_is_asked_for_once_by_all_who_wait_and_again_when_refused() {
     let tokens = Tokens::start("GET");
-    let client = Arc::new(tokens.server.client(|options| options.basic = Some(basic("u:pw"))));
+    let client = Arc::new(tokens.server.client(|options| options.login = Some(basic("u:pw"))));
     let all = |n: u64| {
         let one = |_| {
             let client = Arc::clone(&client);
@@ -325,7 +171,7 @@ async fn a_token_is_asked_for_once_by_all_who_wait_and_again_when_refused() {
 #[tokio::test]
 async fn token_services_that_want_post_get_it() {
     let tokens = Tokens::start("POST");
-    let client = tokens.server.client(|options| options.basic = Some(basic("u:p&w")));
+    let client = tokens.server.client(|options| options.login = Some(basic("u:p&w")));
     assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
     "t1".clone_into(&mut tokens.valid.lock());
     assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
@@ -366,7 +212,7 @@ async fn a_token_service_that_fails_is_asked_again_by_the_next_read() {
             _ => reply(401).header("WWW-Authenticate", &format!("Bearer realm=\"http://{host}/token\"")),
         }
     });
-    let client = server.client(|options| options.basic = Some(basic("me:pw")));
+    let client = server.client(|options| options.login = Some(basic("me:pw")));
     let error = client.read(DIGEST, 0..1).await.unwrap_err().to_string();
     assert!(error.starts_with("no token from http://127.0.0.1:"), "{error}");
     assert!(error.ends_with("/token: status 503: down for Basic ***, user u"), "{error}");
@@ -389,7 +235,7 @@ async fn redirects_are_remembered_and_no_credential_goes_there() {
         "Basic dTpwdw==" => reply(302).header("Location", "/next"),
         _ => reply(401).header("WWW-Authenticate", "Basic realm=\"x\""),
     });
-    let client = server.client(|options| options.basic = Some(basic("u:pw")));
+    let client = server.client(|options| options.login = Some(basic("u:pw")));
     assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
     assert_eq!(server.asked("/").len(), 3);
     assert_eq!(client.read(DIGEST, 1..2).await.unwrap(), "1");

@@ -4,7 +4,7 @@ use crate::config::{Backend as BackendConfig, Cache, Config, Store};
 use crate::{DaemonError, Options};
 use blob_cache::{BlobCache, CacheOptions};
 use blob_storage::config::{Auth, Registry as RegistryConfig};
-use blob_storage::{Backend, Patience, Patient, Registry};
+use blob_storage::{Backend, Logins, Patience, Patient, Registry};
 use bytes::Bytes;
 use rafs_codec::sections;
 use rafs_format::{Blob, Bootstrap, DigestAlgorithm};
@@ -130,8 +130,9 @@ fn open_registry(mut config: RegistryConfig) -> Result<Patient<Registry>, Daemon
     if let Some(proxy) = &config.remote.proxy.url {
         tracing::warn!("proxy {proxy} has no effect in this version: {} is asked directly", config.host);
     }
-    let registry =
-        Registry::new(&config).map_err(|source| DaemonError::Registry { source: Box::new(source) })?;
+    let logins = Arc::new(Logins::of_environment(|name| std::env::var_os(name)));
+    let registry = Registry::with_logins(&config, Some(logins));
+    let registry = registry.map_err(|source| DaemonError::Registry { source: Box::new(source) })?;
     let endpoint = registry.endpoint().to_owned();
     Ok(Patient::new(registry, Patience::from(&config.remote), &endpoint))
 }

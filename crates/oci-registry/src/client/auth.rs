@@ -1,61 +1,59 @@
-//! What is sent as `Authorization` to one registry for one repository, and how it is had: as the registry's challenge says.
+//! What is sent as `Authorization` to one registry for one repository, and how it is had: as the registry's challenge says, with the
+//! login that was given or the one that is found on this machine.
 //!
-//! Invariants: a credential goes to the registry, or to the token service that the registry names, and nowhere else; all who wait for a token
-//! wait for one request; a refused credential is dropped; failures are not remembered.
+//! Invariants: a credential goes to the registry, or to the token service that the registry names, and nowhere else; all who wait for one
+//! wait for one search and one request; a refused one is dropped, and where logins are is asked anew; failures are not remembered.
+
+mod token;
 
 use super::error::ClientError;
 use super::header::{Challenge, challenges};
-use super::{answer, redact};
+use super::redact;
 use crate::Secret;
-use base64::Engine;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use crate::login::{Found, Login, Logins};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{RequestBuilder, Url};
+use reqwest::header::HeaderValue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use token::TokenService;
 
-/// Life of a token whose service does not say.
-const DEFAULT_LIFE: Duration = Duration::from_secs(600);
-/// No token is believed to live longer.
-const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// A token is renewed this long before its end, but not more than a tenth of its life.
-const MARGIN: Duration = Duration::from_secs(20);
-/// Longest answer of a token service, in bytes.
-const MAX_ANSWER: usize = 256 << 10;
-/// How we call ourselves to token services; some want a name.
-const CLIENT_ID: &str = "nydus-registry-client";
-
-/// Base64 with or without padding.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+/// Logins that are remembered as refused: a helper may have another one each time.
+const MAX_REFUSED: usize = 4;
 
 /// Something that opens a registry.
 #[derive(Debug)]
 pub struct Credential {
     header: HeaderValue,
-    secret: Secret,
+    /// All that must not be shown of it.
+    hidden: Vec<Secret>,
     kind: Kind,
+    name: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
-    Basic,
+    Basic(Login),
     /// To be renewed from then on; `None`: nobody said.
     Token(Option<Instant>),
 }
 
 impl Credential {
-    fn new(scheme: &str, secret: &Secret, kind: Kind) -> Result<Self, ClientError> {
+    fn new(scheme: &str, secret: &Secret, kind: Kind, name: String) -> Result<Self, ClientError> {
         let unsendable = ClientError::Answer { found: "a credential that no header can hold" };
         let header = HeaderValue::from_str(&format!("{scheme} {}", secret.expose()));
         let mut header = header.or(Err(unsendable))?;
         header.set_sensitive(true);
-        Ok(Self { header, secret: secret.clone(), kind })
+        Ok(Self { header, hidden: vec![secret.clone()], kind, name })
+    }
+
+    /// User and password as the registry itself wants them.
+    fn basic(found: &Found) -> Result<Self, ClientError> {
+        let (Login::Password(text) | Login::Identity(text)) = &found.login;
+        let kind = Kind::Basic(found.login.clone());
+        let hidden = found.login.hidden();
+        Ok(Self { hidden, ..Self::new("Basic", text, kind, name(found))? })
     }
 
     /// The value of `Authorization`.
@@ -63,17 +61,14 @@ impl Credential {
         self.header.clone()
     }
 
-    /// The secret part, to keep it out of messages.
-    pub fn secret(&self) -> &Secret {
-        &self.secret
+    /// What it is, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// What it is, for messages.
-    pub fn name(&self) -> &'static str {
-        match self.kind {
-            Kind::Basic => "the user and password given",
-            Kind::Token(_) => "a token",
-        }
+    /// Did a token service give it?
+    pub fn is_token(&self) -> bool {
+        matches!(self.kind, Kind::Token(_))
     }
 
     fn is_stale(&self, now: Instant) -> bool {
@@ -81,113 +76,155 @@ impl Credential {
     }
 }
 
-/// Where and for what a token is asked.
+/// What messages call a login.
+fn name(found: &Found) -> String {
+    match found.login {
+        Login::Password(_) => format!("the user and password {}", found.from),
+        Login::Identity(_) => format!("the identity token {}", found.from),
+    }
+}
+
+/// How a credential is had.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Way {
-    realm: Url,
-    service: Option<String>,
-    scope: String,
+enum Way {
+    Basic,
+    Token(TokenService),
 }
 
-impl Way {
-    /// The service without what may be secret.
-    fn endpoint(&self) -> String {
-        format!("{}{}", self.realm.origin().ascii_serialization(), self.realm.path())
-    }
-
-    /// What is asked for, as pairs.
-    fn query(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let service = self.service.as_deref().map(|service| ("service", service));
-        service.into_iter().chain([("scope", self.scope.as_str())])
-    }
-}
-
-type Fetch = BoxFuture<'static, Result<Arc<Credential>, Arc<ClientError>>>;
+type Answer = Result<Arc<Credential>, Arc<ClientError>>;
+type Fetch = BoxFuture<'static, Answer>;
 type Flight = Shared<Fetch>;
 
 #[derive(Default)]
 struct State {
+    /// Replaces all other logins.
+    given: Option<Login>,
     current: Option<Arc<Credential>>,
-    way: Option<Way>,
+    /// How the current token was had.
+    service: Option<TokenService>,
     /// Does the token service want POST?
     post: bool,
-    /// The running request for a token. It belongs to those who wait: when the last of them leaves, it ends.
+    /// Logins that the registry has refused since it last took one; not sent again while there are others.
+    refused: Vec<Found>,
+    /// Searches begun.
+    flights: u64,
+    /// The running one. It belongs to those who wait: when the last of them leaves, it ends.
     flight: Option<WeakShared<Fetch>>,
+    /// Number of the last one that ended, and its end.
+    last: Option<(u64, Answer)>,
 }
 
 /// Credentials of one repository.
 #[derive(Clone)]
 pub struct Auth(Arc<Inner>);
 
+/// What credentials are for.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// Host of the registry.
+    pub host: String,
+    /// Repository.
+    pub repo: String,
+    /// Is the registry known by its certificate? Then nothing secret goes to a token service without.
+    pub tls: bool,
+    /// Longest time for a request to a token service.
+    pub timeout: Option<Duration>,
+    /// Where logins are when none is given.
+    pub logins: Option<Arc<Logins>>,
+}
+
 struct Inner {
     http: reqwest::Client,
-    basic: Option<Secret>,
-    /// Asked for where the challenge names no scope.
-    scope: String,
-    /// Is the registry known by its certificate? Then nothing secret goes to a token service without.
-    tls: bool,
-    timeout: Option<Duration>,
+    account: Account,
     state: Mutex<State>,
 }
 
+/// What a request that is about to be sent may assume: answers to questions asked later than it was begun are good for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Ticket(u64);
+
+/// A search for a login: those found so far that are no good, and what went wrong.
+#[derive(Default)]
+struct Search {
+    refused: Vec<Found>,
+    troubles: Vec<String>,
+    asked_machine: bool,
+}
+
+impl Search {
+    /// What went wrong, to stand behind something else.
+    fn told(&self) -> String {
+        if self.troubles.is_empty() { String::new() } else { format!(" ({})", self.troubles.join("; ")) }
+    }
+}
+
 impl Auth {
-    /// Credentials for `repo`: `basic` is base64 of `user:password`, `token` a bearer token to begin with.
+    /// Credentials for `account`: `given` is the login to use first, `token` a bearer token to begin with.
     pub fn new(
         http: reqwest::Client,
-        repo: &str,
-        tls: bool,
-        timeout: Option<Duration>,
-        basic: Option<Secret>,
+        account: Account,
+        given: Option<Login>,
         token: Option<&Secret>,
     ) -> Result<Self, ClientError> {
-        let first = token.map(|token| Credential::new("Bearer", token, Kind::Token(None))).transpose()?;
-        let state = Mutex::new(State { current: first.map(Arc::new), ..State::default() });
-        let scope = format!("repository:{repo}:pull");
-        Ok(Self(Arc::new(Inner { http, basic, scope, tls, timeout, state })))
+        let new = |token| Credential::new("Bearer", token, Kind::Token(None), "the token given".into());
+        let current = token.map(new).transpose()?.map(Arc::new);
+        let state = Mutex::new(State { given, current, ..State::default() });
+        Ok(Self(Arc::new(Inner { http, account, state })))
+    }
+
+    /// To be taken before a request is sent.
+    pub fn ticket(&self) -> Ticket {
+        Ticket(self.0.state.lock().flights)
+    }
+
+    /// Uses `login` from now on in place of the one given before; `None` for those of the machine only.
+    pub fn set_login(&self, login: Option<Login>) {
+        let mut state = self.0.state.lock();
+        state.given = login;
+        // What a search brings that runs now is of yesterday.
+        state.flights += 1;
+        (state.current, state.flight, state.last) = (None, None, None);
+        state.refused.clear();
     }
 
     /// What to send now; a token near its end is renewed first. `None`: nothing is known to be wanted.
-    pub async fn current(&self) -> Option<Arc<Credential>> {
-        let (current, way) = {
+    pub async fn current(&self, ticket: Ticket) -> Option<Arc<Credential>> {
+        let (current, service) = {
             let state = self.0.state.lock();
-            (state.current.clone()?, state.way.clone())
+            (state.current.clone()?, state.service.clone())
         };
-        match way.filter(|_| current.is_stale(Instant::now())) {
+        match service.filter(|_| current.is_stale(Instant::now())) {
             // The old one may do yet; if not, the registry says so.
-            Some(way) => Some(self.token(way, Some(&current)).await.unwrap_or(current)),
+            Some(service) => {
+                Some(self.fly(Way::Token(service), Some(&current), ticket).await.unwrap_or(current))
+            }
             None => Some(current),
         }
     }
 
-    /// What to send after the registry answered 401 with the challenges in `fields` to a request with `refused`.
+    /// What to send after the registry answered 401 with the challenges in `fields` and the line `said` to a request with `refused`.
     pub async fn answer(
         &self,
         fields: &[&str],
         refused: Option<&Arc<Credential>>,
-        said: String,
+        said: &str,
+        ticket: Ticket,
     ) -> Result<Arc<Credential>, ClientError> {
         let offered: Vec<Challenge> = fields.iter().flat_map(|field| challenges(field)).collect();
         let by = |scheme: &str| offered.iter().find(|challenge| challenge.scheme == scheme);
-        if let Some(way) = by("bearer").and_then(|challenge| self.way(challenge)) {
-            return self.token(way, refused).await;
+        let account = &self.0.account;
+        if let Some(service) = by("bearer").and_then(|challenge| TokenService::of(challenge, account)) {
+            let endpoint = service.endpoint();
+            let token = self.fly(Way::Token(service), refused, ticket).await;
+            return token.map_err(|cause| ClientError::Token { endpoint, cause });
         }
-        let usable = self.0.basic.as_ref().filter(|_| by("basic").is_some());
-        match (usable, refused) {
-            (Some(_), Some(refused)) if refused.kind == Kind::Basic => {
-                Err(ClientError::Refused { with: refused.name(), said })
-            }
-            (Some(basic), _) => {
-                let found = Arc::new(Credential::new("Basic", basic, Kind::Basic)?);
-                self.0.state.lock().current = Some(Arc::clone(&found));
-                Ok(found)
-            }
-            (None, _) => {
-                let mut names: Vec<_> = offered.iter().map(|challenge| challenge.scheme.as_str()).collect();
-                names.truncate(4);
-                let without = if self.0.basic.is_none() { ", and no user is given" } else { "" };
-                Err(ClientError::NoWay { offered: format!("{}{without}", names.join(", ")) })
-            }
+        if by("basic").is_some() {
+            let found = self.fly(Way::Basic, refused, ticket).await;
+            return found.map_err(|error| said_by(&error, said));
         }
+        let names: Vec<_> = offered.iter().take(4).map(|challenge| challenge.scheme.as_str()).collect();
+        let names = if names.is_empty() { "none".into() } else { names.join(", ") };
+        Err(ClientError::NoWay { offered: names })
     }
 
     /// Drops `refused`, unless there is another one by now.
@@ -195,149 +232,130 @@ impl Auth {
         let mut state = self.0.state.lock();
         if state.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, refused)) {
             state.current = None;
+            if let Kind::Basic(login) = &refused.kind {
+                if state.refused.len() >= MAX_REFUSED {
+                    state.refused.clear();
+                }
+                state.refused.push(Found { login: login.clone(), from: refused.name.clone() });
+            }
         }
+    }
+
+    /// The registry has taken what was sent.
+    pub fn accepted(&self) {
+        self.0.state.lock().refused.clear();
     }
 
     /// `line` without anything that is secret here, or was sent with the request.
     pub fn redact(&self, line: &str, sent: Option<&Credential>) -> String {
-        let plain = self.0.basic.as_ref().and_then(plain);
-        let mut secrets: Vec<&str> = Vec::new();
-        secrets.extend(self.0.basic.as_ref().map(Secret::expose));
-        secrets.extend(sent.map(|sent| sent.secret().expose()));
-        if let Some((user, password)) = &plain {
-            secrets.extend([password.as_str(), user.as_str()]);
-        }
+        let mut secrets = sent.map_or_else(Vec::new, |sent| sent.hidden.clone());
+        secrets.extend(self.0.state.lock().given.iter().flat_map(Login::hidden));
         redact(line, &secrets)
     }
 
-    /// Where the challenge says tokens are. `None`: it says nothing usable.
-    fn way(&self, challenge: &Challenge) -> Option<Way> {
-        let realm = Url::parse(challenge.param("realm")?).ok()?;
-        let safe = realm.scheme() == "https" || (realm.scheme() == "http" && !self.0.tls);
-        let owned = |name| challenge.param(name).filter(|value| !value.is_empty()).map(str::to_owned);
-        (safe && realm.has_host()).then(|| Way {
-            service: owned("service"),
-            scope: owned("scope").unwrap_or_else(|| self.0.scope.clone()),
-            realm,
-        })
+    /// A credential other than `refused`: the one that somebody else has got meanwhile, or the one that is or will be searched for.
+    async fn fly(&self, way: Way, refused: Option<&Arc<Credential>>, ticket: Ticket) -> Answer {
+        match self.board(way, refused, ticket) {
+            Ok(answer) => answer,
+            Err(flight) => flight.await,
+        }
     }
 
-    /// A token other than `refused`: the one that somebody else has got meanwhile, or the one that is or will be asked for.
-    async fn token(
-        &self,
-        way: Way,
-        refused: Option<&Arc<Credential>>,
-    ) -> Result<Arc<Credential>, ClientError> {
-        let endpoint = way.endpoint();
-        let flight = match self.board(way, refused) {
-            Ok(current) => return Ok(current),
-            Err(flight) => flight,
-        };
-        flight.await.map_err(|cause| ClientError::Token { endpoint, cause })
-    }
-
-    /// A current credential that is not `refused`; as an error the flight that gets one.
-    fn board(&self, way: Way, refused: Option<&Arc<Credential>>) -> Result<Arc<Credential>, Flight> {
+    /// A current credential that is not `refused`, or the end of a search that began after `ticket`; as an error the flight that gets one.
+    fn board(&self, way: Way, refused: Option<&Arc<Credential>>, ticket: Ticket) -> Result<Answer, Flight> {
         let mut state = self.0.state.lock();
         let differs = |one: &Arc<Credential>| refused.is_none_or(|refused| !Arc::ptr_eq(one, refused));
         if let Some(current) = state.current.clone().filter(differs) {
-            return Ok(current);
+            return Ok(Ok(current));
         }
         let running = state.flight.as_ref().and_then(WeakShared::upgrade).filter(|one| one.peek().is_none());
         if let Some(flight) = running {
             return Err(flight);
         }
-        let flight = Arc::clone(&self.0).fetch(way.clone()).boxed().shared();
-        state.way = Some(way);
+        match &state.last {
+            Some((number, Err(error))) if *number > ticket.0 => return Ok(Err(Arc::clone(error))),
+            _ => {}
+        }
+        state.flights += 1;
+        let flight = Arc::clone(&self.0).fetch(state.flights, way.clone()).boxed().shared();
+        if let Way::Token(service) = way {
+            state.service = Some(service);
+        }
         state.flight = flight.downgrade();
         Err(flight)
     }
 }
 
-/// User and password in `basic`.
-fn plain(basic: &Secret) -> Option<(String, String)> {
-    let plain = String::from_utf8(BASE64.decode(basic.expose()).ok()?).ok()?;
-    plain.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()))
+/// What all who waited are told, with what the registry said to this one.
+fn said_by(error: &ClientError, said: &str) -> ClientError {
+    match error {
+        ClientError::Refused { with, .. } => {
+            ClientError::Refused { with: with.clone(), said: said.to_owned() }
+        }
+        ClientError::NoWay { offered } => ClientError::NoWay { offered: offered.clone() },
+        other => ClientError::NoWay { offered: other.to_string() },
+    }
 }
 
 impl Inner {
-    /// Asks for a token and makes it the current one.
-    async fn fetch(self: Arc<Self>, way: Way) -> Result<Arc<Credential>, Arc<ClientError>> {
-        let found = super::limited(self.timeout, self.ask_both_ways(&way)).await;
-        let found = Arc::new(found.map_err(Arc::new)?);
-        self.state.lock().current = Some(Arc::clone(&found));
-        Ok(found)
+    /// Gets a credential and makes it the current one.
+    async fn fetch(self: Arc<Self>, number: u64, way: Way) -> Answer {
+        let found = match &way {
+            Way::Basic => self.basic().await,
+            Way::Token(service) => self.token(service).await,
+        };
+        let found = found.map(Arc::new).map_err(Arc::new);
+        let mut state = self.state.lock();
+        if state.flights == number {
+            if let Ok(found) = &found {
+                state.current = Some(Arc::clone(found));
+            }
+            state.last = Some((number, found.clone()));
+        }
+        found
     }
 
-    /// Asks by the method that worked before, then by the other one where the first is refused.
-    async fn ask_both_ways(&self, way: &Way) -> Result<Credential, ClientError> {
-        let post = self.state.lock().post;
-        let first = self.ask(way, post).await;
-        match first {
-            Err(ClientError::Status { code, .. }) if (400..500).contains(&code) && code != 429 => {}
-            other => return other,
+    /// The first login with a password that the registry has not refused.
+    async fn basic(&self) -> Result<Credential, ClientError> {
+        let refused = self.state.lock().refused.clone();
+        let mut search = Search { refused, ..Search::default() };
+        while let Some(found) = self.next(&mut search).await {
+            if matches!(found.login, Login::Password(_)) {
+                return Credential::basic(&found);
+            }
+            search.troubles.push(format!("{} is of no use here", name(&found)));
+            search.refused.push(found);
         }
-        match self.ask(way, !post).await {
+        // From now on each may be tried again: who refused it may have been mistaken.
+        let refused = std::mem::take(&mut self.state.lock().refused);
+        let names: Vec<_> = refused.into_iter().map(|found| found.from).collect();
+        let (with, troubles) = (names.join(" and "), search.told());
+        Err(if with.is_empty() {
+            ClientError::NoWay { offered: format!("basic, and no user is given{troubles}") }
+        } else {
+            ClientError::Refused { with: with + &troubles, said: String::new() }
+        })
+    }
+
+    /// A login that `search` has not refused: the one given, then that of this machine.
+    async fn next(&self, search: &mut Search) -> Option<Found> {
+        let fresh = |found: &Found| search.refused.iter().all(|refused| refused.login != found.login);
+        let given = self.state.lock().given.clone().map(|login| Found { login, from: "given".into() });
+        if let Some(found) = given.filter(fresh) {
+            return Some(found);
+        }
+        let logins =
+            self.account.logins.as_ref().filter(|_| !std::mem::replace(&mut search.asked_machine, true))?;
+        match logins.find(&self.account.host, &self.account.repo).await {
             Ok(found) => {
-                self.state.lock().post = !post;
-                Ok(found)
+                found.map(|found| Found { from: format!("of {}", found.from), ..found }).filter(fresh)
             }
-            // What the usual method was told says more.
-            Err(_second) => first,
-        }
-    }
-
-    async fn ask(&self, way: &Way, post: bool) -> Result<Credential, ClientError> {
-        let mut request = if post { self.post(way) } else { self.get(way) };
-        if let Some(basic) = &self.basic {
-            request = request.header(AUTHORIZATION, Credential::new("Basic", basic, Kind::Basic)?.header());
-        }
-        let mut response = request.send().await?;
-        if !response.status().is_success() {
-            let mut secrets: Vec<_> = self.basic.iter().map(Secret::expose).collect();
-            let plain = self.basic.as_ref().and_then(plain);
-            if let Some((user, password)) = &plain {
-                secrets.extend([password.as_str(), user.as_str()]);
+            Err(error) => {
+                search.troubles.push(error.to_string());
+                None
             }
-            return Err(answer::status(response, |line| redact(line, &secrets)).await);
         }
-        token(&answer::all(&mut response, MAX_ANSWER).await?, Instant::now())
     }
-
-    fn get(&self, way: &Way) -> RequestBuilder {
-        let mut url = way.realm.clone();
-        url.query_pairs_mut().extend_pairs(way.query());
-        self.http.get(url)
-    }
-
-    /// The OAuth2 form of the question.
-    fn post(&self, way: &Way) -> RequestBuilder {
-        let mut form = way.realm.clone();
-        form.set_query(None);
-        let mut pairs = form.query_pairs_mut();
-        pairs.extend_pairs(way.query()).append_pair("client_id", CLIENT_ID);
-        if let Some((user, password)) = self.basic.as_ref().and_then(plain) {
-            pairs.append_pair("grant_type", "password");
-            pairs.append_pair("username", &user).append_pair("password", &password);
-        }
-        drop(pairs);
-        let body = form.query().unwrap_or_default().to_owned();
-        let request = self.http.post(way.realm.clone()).body(body);
-        request.header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
-    }
-}
-
-/// The token in the JSON `body` of an answer that came at `now`.
-fn token(body: &[u8], now: Instant) -> Result<Credential, ClientError> {
-    let unusable = || ClientError::Answer { found: "an answer without a token" };
-    let body: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-    let body = body.ok_or_else(unusable)?;
-    let field = |name: &str| body.get(name).and_then(|value| value.as_str()).filter(|text| !text.is_empty());
-    let text = field("token").or_else(|| field("access_token")).ok_or_else(unusable)?;
-    let life = body.get("expires_in").and_then(serde_json::Value::as_u64).map(Duration::from_secs);
-    let life = life.unwrap_or(DEFAULT_LIFE).min(MAX_LIFE);
-    let renewal = now.checked_add(life.saturating_sub(MARGIN.min(life / 10)));
-    Credential::new("Bearer", &Secret::new(text), Kind::Token(renewal))
 }
 
 #[cfg(test)]
@@ -345,43 +363,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_renewed_before_their_end() {
-        let now = Instant::now();
-        for (body, renewal) in [
-            (r#"{"token": "a", "expires_in": 300}"#, 280),
-            (r#"{"access_token": "a", "expires_in": 10}"#, 9),
-            (r#"{"token": "", "access_token": "a"}"#, 580),
-            (r#"{"token": "a", "expires_in": 18446744073709551615}"#, 24 * 3600 - 20),
-        ] {
-            let found = token(body.as_bytes(), now).unwrap();
-            assert_eq!(found.header().to_str().unwrap(), "Bearer a");
-            let at = |seconds| now + Duration::from_secs(seconds);
-            assert!(!found.is_stale(at(renewal - 1)) && found.is_stale(at(renewal)), "{body}");
-        }
-        for wrong in ["", "{}", "[]", r#"{"token": 1}"#, r#"{"token": "a\n"}"#] {
-            assert!(token(wrong.as_bytes(), now).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn credentials_are_never_shown() {
-        let secret = Credential::new("Bearer", &Secret::new("hidden"), Kind::Token(None)).unwrap();
-        assert!(!format!("{secret:?}").contains("hidden"), "{secret:?}");
-    }
-
-    #[test]
-    fn nothing_secret_goes_to_a_service_without_tls_when_the_registry_has_it() {
-        let http = super::super::plain_http();
-        let challenge = |realm: &str| challenges(&format!("Bearer realm=\"{realm}\"")).remove(0);
-        for (tls, realm, usable) in [
-            (true, "https://a/t", true),
-            (true, "http://a/t", false),
-            (false, "http://a/t", true),
-            (false, "file:///a", false),
-            (false, "a", false),
-        ] {
-            let auth = Auth::new(http.clone(), "r", tls, None, None, None).unwrap();
-            assert_eq!(auth.way(&challenge(realm)).is_some(), usable, "{tls} {realm}");
-        }
+        let secret = Secret::new("covert");
+        let token = Credential::new("Bearer", &secret, Kind::Token(None), "t".into()).unwrap();
+        let found = Found { login: Login::Password(secret), from: "given".into() };
+        let shown = format!("{token:?} {:?} {found:?}", Credential::basic(&found).unwrap());
+        assert!(!shown.contains("covert"), "{shown}");
     }
 }

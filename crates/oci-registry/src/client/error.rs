@@ -43,7 +43,7 @@ pub enum ClientError {
     #[error("no answer within {after:?}")]
     Timeout { after: Duration },
     #[error("access refused with {with}{}", tail(said))]
-    Refused { with: &'static str, said: String },
+    Refused { with: String, said: String },
     #[error("the registry offers no way to authenticate that can be used: {offered}")]
     NoWay { offered: String },
     #[error("no token from {endpoint}: {cause}")]
