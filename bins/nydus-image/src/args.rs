@@ -2,6 +2,7 @@
 
 use crate::create::CreateArgs;
 use crate::merge::MergeArgs;
+use crate::stat::StatArgs;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -60,9 +61,8 @@ pub enum Command {
     /// Make a chunk dictionary.
     #[command(hide = true)]
     Chunkdict(Later),
-    /// Show statistics of images.
-    #[command(hide = true)]
-    Stat(Later),
+    /// Show statistics of images, and which chunks they share.
+    Stat(StatArgs),
 }
 
 /// Arguments of a subcommand that this version does not have.

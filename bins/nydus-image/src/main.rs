@@ -8,6 +8,7 @@ mod args;
 mod create;
 mod merge;
 mod prefetch;
+mod stat;
 mod tools;
 mod trees;
 
@@ -61,7 +62,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Compact(_)) => later("compact"),
         Some(Command::Optimize(_)) => later("optimize"),
         Some(Command::Chunkdict(_)) => later("chunkdict"),
-        Some(Command::Stat(_)) => later("stat"),
+        Some(Command::Stat(args)) => stat::run(args),
         Some(Command::Verify(args)) => trees::verify(args),
         Some(Command::Diff(args)) => return trees::diff(args),
         // Integrators rely on success here.

@@ -82,7 +82,7 @@ fn the_version_can_be_found() {
 
 #[test]
 fn subcommands_of_later_versions_say_so() {
-    for name in ["export", "compact", "optimize", "chunkdict", "stat"] {
+    for name in ["export", "compact", "optimize", "chunkdict"] {
         assert!(fails(&[name, "--bootstrap", "x", "y"]).contains("not supported by this version yet"));
     }
     let help = succeeds(&["--help"]);
@@ -225,6 +225,32 @@ fn inspect_answers_one_word_requests() {
     assert!(text(&output.stderr).contains("unsupported inspect request `nonsense`"));
     assert!(text(&output.stdout).contains("prefetch:"));
     assert!(fails(&["inspect", "-R", "icheck x", str(&boot)]).contains("invalid arguments"));
+}
+
+/// The names that programs read, in the one order that 2.x has.
+#[test]
+fn stat_prints_text_or_writes_json() {
+    let Some(image) = golden("v6-dir-lz4-8k") else { return };
+    let (dir, boot) = (tempfile::tempdir().unwrap(), image.join("image.boot"));
+    let said = succeeds(&["stat", "-B", str(&boot)]);
+    assert!(said.starts_with("Base Image Statistics:\n\nDirectories:            "), "{said}");
+    assert!(
+        said.contains("\nFile Size Bits:\t\tFile Count:\n0:\t\t\t") && !said.contains("Thresh"),
+        "{said}"
+    );
+    let json = dir.path().join("j");
+    assert!(fails(&["stat", "-D", str(dir.path())]).contains("no bootstrap in directory"));
+    std::fs::copy(&boot, dir.path().join("a")).unwrap();
+    assert_eq!(succeeds(&["stat", "-D", str(dir.path()), "-T", str(&boot), "-J", str(&json)]), "");
+    let text = std::fs::read_to_string(&json).unwrap();
+    assert!(
+        text.starts_with("{\"dedup_enabled\":true,\"target_enabled\":true,\"base_image\":{\"dirs\":"),
+        "{text}"
+    );
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["target_image"].as_object().unwrap().len(), 19);
+    refused(&["stat"]);
+    refused(&["stat", "-B", "x", "-D", "y"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Layers and directories to RAFS images, and back: create, merge, check, inspect, unpack; and what two images have in common: diff, verify.
+//! Layers and directories to RAFS images, and back: create, merge, check, inspect, stat, unpack; and what two images have in common: diff, verify.
 //!
 //! Building is a bounded pipeline: one thread reads the source, all cores hash and compress chunks, one collector writes the
 //! blob in source order. The output is the same bytes whatever the number of threads. Outputs appear whole (temporary file, fsync, rename) or not at all.
@@ -16,6 +16,7 @@ pub mod inspect;
 pub mod merge;
 pub mod open;
 pub mod output;
+pub mod stat;
 pub mod tree;
 pub mod unpack;
 pub mod verify;
