@@ -2,6 +2,7 @@
 
 mod units;
 
+use crate::merge::chunk_dict;
 use crate::prefetch::{self, PrefetchPolicy};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -95,6 +96,9 @@ pub struct CreateArgs {
     /// Configuration file of a daemon; needed only with --parent-bootstrap or --chunk-dict.
     #[arg(short = 'C', long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Use chunks of this image instead of storing them again: `PATH` or `bootstrap=PATH`. May be given several times; the first that has a chunk counts.
+    #[arg(long, value_name = "BOOTSTRAP")]
+    chunk_dict: Vec<String>,
     #[command(flatten)]
     units: units::UnitArgs,
     #[command(flatten)]
@@ -108,9 +112,6 @@ struct LaterArgs {
     /// Encrypt the blob.
     #[arg(short = 'E', long)]
     encrypt: bool,
-    /// Use chunks of this image instead of storing them again.
-    #[arg(long, value_name = "BOOTSTRAP")]
-    chunk_dict: Option<String>,
     /// Build on top of this image.
     #[arg(long, value_name = "FILE")]
     parent_bootstrap: Option<String>,
@@ -227,7 +228,6 @@ fn refuse_later(args: &CreateArgs) -> anyhow::Result<()> {
     let parent = later.parent_bootstrap.as_deref().is_some_and(|parent| !parent.is_empty());
     let options = [
         (later.encrypt, "--encrypt"),
-        (later.chunk_dict.is_some(), "--chunk-dict"),
         (parent, "--parent-bootstrap"),
         (later.attributes.is_some(), "--attributes"),
         (later.external_blob.is_some(), "--external-blob"),
@@ -291,6 +291,7 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
         )?,
         prefetch_table: args.prefetch_policy == PrefetchPolicy::Fs,
         toc: args.features == Some(Feature::BlobToc),
+        chunk_dicts: args.chunk_dict.iter().map(|text| chunk_dict(text)).collect::<anyhow::Result<_>>()?,
     })
 }
 
@@ -432,9 +433,10 @@ fn tell(report: &Report) {
         }
         Some(End::Marked) | None => {}
     }
-    let blob = report.blob.as_ref().map_or_else(|| "<none>".to_owned(), ToString::to_string);
+    let blobs: Vec<&str> = report.blobs.iter().map(BlobId::as_str).collect();
+    let blobs = if blobs.is_empty() { vec!["<none>"] } else { blobs };
     tracing::info!(
-        "successfully built: bootstrap {}\ndata blob size: {:#x}\ndata blobs: [{blob:?}]\n{} entries, {} chunks, {} more that were there before",
+        "successfully built: bootstrap {}\ndata blob size: {:#x}\ndata blobs: {blobs:?}\n{} entries, {} chunks, {} more that were there before",
         if report.bootstrap_path.as_os_str().is_empty() {
             "<none>".into()
         } else {
@@ -449,7 +451,7 @@ fn tell(report: &Report) {
 
 /// The result as integrators read it.
 fn json(report: &Report, options: &Options) -> serde_json::Result<String> {
-    let blobs: Vec<String> = report.blob.iter().map(ToString::to_string).collect();
+    let blobs: Vec<&str> = report.blobs.iter().map(BlobId::as_str).collect();
     let (data, bootstrap) = report.times;
     serde_json::to_string_pretty(&serde_json::json!({
         "version": crate::tools::json_version(),

@@ -26,9 +26,9 @@ pub struct MergeArgs {
     /// An image below all layers, which may be merged itself.
     #[arg(long, value_name = "FILE")]
     parent_bootstrap: Option<PathBuf>,
-    /// The image with whose chunks the layers were built.
+    /// An image with whose chunks the layers were built. May be given several times.
     #[arg(long, value_name = "BOOTSTRAP")]
-    chunk_dict: Option<String>,
+    chunk_dict: Vec<String>,
     /// Markers of layers that say that something of a lower layer is gone.
     #[arg(long, value_enum, default_value_t = WhiteoutArg::Oci)]
     whiteout_spec: WhiteoutArg,
@@ -116,7 +116,7 @@ fn options(args: &MergeArgs) -> anyhow::Result<Options> {
     Ok(Options {
         parent: args.parent_bootstrap.clone().filter(given),
         sources,
-        chunk_dict: args.chunk_dict.as_deref().map(chunk_dict).transpose()?,
+        chunk_dicts: args.chunk_dict.iter().map(|text| chunk_dict(text)).collect::<anyhow::Result<_>>()?,
         whiteouts: match args.whiteout_spec {
             WhiteoutArg::Oci => Whiteouts::Oci,
             WhiteoutArg::Overlayfs => Whiteouts::Overlayfs,
@@ -144,7 +144,7 @@ fn fill<T: Clone>(
 }
 
 /// The bootstrap of a chunk dictionary: `PATH` or `bootstrap=PATH`.
-fn chunk_dict(text: &str) -> anyhow::Result<PathBuf> {
+pub fn chunk_dict(text: &str) -> anyhow::Result<PathBuf> {
     match text.split_once('=') {
         Some(("bootstrap", path)) => Ok(path.into()),
         Some((kind, _)) if !kind.contains('/') && !Path::new(text).exists() => {

@@ -320,3 +320,38 @@ fn too_many_blobs() {
     // A heading, a line for each blob, the tree digest.
     assert_eq!(text(&output.stdout).lines().count(), 1 + 254 + 1);
 }
+
+/// A conversion with a chunk dictionary, as converters call it: the layer points to the dictionary's blob, the merge knows it, the JSON lists it.
+#[test]
+fn conversion_with_a_chunk_dictionary() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (dict, source, blob, json) = (at("dict.boot"), at("source"), at("blob"), at("json"));
+    std::fs::write(&source, layer(&[("a", "shared"), ("b", "old")])).unwrap();
+    quiet(&["create", "-l", "warn", "-B", str(&dict), "-b", str(&at("dict.blob")), str(&source)], b"");
+    let dict_id = hex(&std::fs::read(at("dict.blob")).unwrap());
+    std::fs::write(&source, layer(&[("x", "new"), ("y", "shared")])).unwrap();
+    let chunk_dict = format!("bootstrap={}", dict.display()).leak();
+    let (form, output) =
+        (["create", "--log-level", "warn", "--blob-inline-meta"], ["-J", str(&json), "--blob"]);
+    let create = [&form[..], &["--chunk-dict", chunk_dict], &output, &[str(&blob), str(&source)]].concat();
+    quiet(&create, b"");
+    let id = hex(&std::fs::read(&blob).unwrap());
+    let blobs = |json: &Path| {
+        let said: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+        said["blobs"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(blobs(&json), [id.clone(), dict_id.clone()]);
+    let layer_path = at(&id);
+    std::fs::rename(&blob, &layer_path).unwrap();
+    let merge = ["merge", "-l", "warn", "-B", str(&at("boot")), "-J", str(&json), str(&layer_path)];
+    let said = fails(1, &merge);
+    assert!(said.contains("2 data blobs"), "{said}");
+    quiet(&[&merge[..], &["--chunk-dict", chunk_dict]].concat(), b"");
+    assert_eq!(blobs(&json), [id, dict_id]);
+    let said = fails(1, &["create", "-B", "x", "-b", "y", "--chunk-dict", "registry=x", str(&source)]);
+    assert!(said.contains("invalid chunk dict type \"registry\""), "{said}");
+    let size = ["create", "-B", "x", "-b", "y", "--chunk-size", "0x1000", "--chunk-dict", chunk_dict];
+    let said = fails(1, &[&size[..], &[str(&source)]].concat());
+    assert!(said.contains("Inconsistent RAFS Filesystem: the chunk size"), "{said}");
+}

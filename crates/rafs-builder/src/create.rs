@@ -6,13 +6,16 @@
 mod blob;
 mod collect;
 mod directory;
+mod known;
 mod pipeline;
 mod tar;
 
 use crate::digest;
+use crate::open::OpenError;
 use crate::output::{Output, OutputError, Outputs, Place};
 use crate::tree::{NodeId, TreeBuilder, TreeError};
 use blob::{Done, Tail};
+use chunk_store::{Dictionary, DictionaryError};
 use collect::Stored;
 pub use oci_registry::layer::End;
 use oci_registry::layer::LayerError;
@@ -50,6 +53,14 @@ pub enum CreateError {
     Output(#[from] OutputError),
     #[error(transparent)]
     Tree(#[from] TreeError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("Inconsistent RAFS Filesystem: {what} of {} is {found}, that of the new image is {expected}", path.display())]
+    Inconsistent { path: PathBuf, what: &'static str, found: String, expected: String },
+    #[error("the chunks of {} cannot be used", path.display())]
+    Known { path: PathBuf, source: DictionaryError },
+    #[error("chunk {index} of blob {id} is not the same in all chunk dictionaries")]
+    Contradiction { id: BlobId, index: u32 },
     #[error("the build stopped early")]
     Stopped,
 }
@@ -108,6 +119,8 @@ pub struct Options {
     pub prefetch_table: bool,
     /// Put chunk digests and a table of contents into the blob.
     pub toc: bool,
+    /// Images whose chunks are used instead of being stored again; of the same chunk in several, that of the first.
+    pub chunk_dicts: Vec<PathBuf>,
 }
 
 /// Where an image goes.
@@ -144,6 +157,7 @@ impl Default for Options {
             prefetch: Vec::new(),
             prefetch_table: false,
             toc: false,
+            chunk_dicts: Vec::new(),
         }
     }
 }
@@ -153,6 +167,8 @@ impl Default for Options {
 pub struct Report {
     /// Id of the blob: the SHA-256 of its bytes, unless another one was given. `None` for an image without data.
     pub blob: Option<BlobId>,
+    /// The blob table: this blob, and those whose chunks are used.
+    pub blobs: Vec<BlobId>,
     /// Path of the blob, where one was written.
     pub blob_path: Option<PathBuf>,
     /// Path of the bootstrap; empty where it is in the blob.
@@ -163,9 +179,9 @@ pub struct Report {
     pub blob_size: u64,
     /// Size of the data as files have it, each chunk once, chunks rounded up to 4096.
     pub uncompressed_size: u64,
-    /// Distinct chunks.
+    /// Distinct chunks in the blob.
     pub chunks: u64,
-    /// Chunks that were there before, and their bytes.
+    /// Chunks that were there before, in this image or in others, and their bytes.
     pub duplicates: (u64, u64),
     /// Entries left out because they are whiteouts.
     pub whiteouts: u64,
@@ -199,24 +215,27 @@ pub fn create(
 ) -> Result<Report, CreateError> {
     let started = Instant::now();
     let places = places.into();
+    let known = known::load(options)?;
     let bootstrap = places.bootstrap.map(|place| outputs.start(place)).transpose()?;
     let blob = outputs.start(places.blob)?;
     let blob_path = blob.path();
-    let (read, mut stored, blob) = store(input, options, blob, progress)?;
+    let (read, mut stored, blob) = store(input, options, known.as_ref(), blob, progress)?;
     let mut tail = Tail::new(blob, &blob_path, options, bootstrap.is_none(), &stored);
     let described = tail.put_chunk_table(&stored)?;
     let data_time = started.elapsed();
     let write_started = Instant::now();
     let Scanned { tree, whiteouts, skipped_xattrs, end } = read;
+    let chunks = stored.chunks.len() as u64;
+    let table = known::join(&mut stored, known.as_ref())?;
     let sealed = Sealed::new(tree, &mut stored, options);
-    let known: Vec<Blob> = described.iter().cloned().collect();
+    let blobs = table.with_own(described.as_ref());
     let ((outputs, id, blob_size), tree_digest) = std::thread::scope(|scope| {
         // Beside writing, which has one thread: a twentieth of the time of a build of small files otherwise.
-        let hashing = || digest::of_tree(&sealed.tree, &known, options.chunk_size, digest::Scope::Full);
+        let hashing = || digest::of_tree(&sealed.tree, &blobs, options.chunk_size, digest::Scope::Full);
         let hashing = scope.spawn(hashing);
         let written = match bootstrap {
             None => {
-                let inlined = sealed.bootstrap(described.as_slice())?;
+                let inlined = sealed.bootstrap(&blobs)?;
                 tail.put_bootstrap(&inlined)?;
                 let done = tail.finish()?;
                 let id = hex::encode(done.digest.0);
@@ -224,16 +243,12 @@ pub fn create(
             }
             Some(mut bootstrap) => {
                 let done = tail.finish()?;
-                let blobs: Vec<Blob> = described
-                    .map(|blob| described_whole(blob, &done, options))
-                    .transpose()?
-                    .into_iter()
-                    .collect();
-                let bytes = sealed.bootstrap(&blobs)?;
+                let own = described.map(|blob| described_whole(blob, &done, options)).transpose()?;
+                let bytes = sealed.bootstrap(&table.with_own(own.as_ref()))?;
                 let path = bootstrap.path();
                 let failed = |source| OutputError { action: "write", path, source };
                 bootstrap.write_all(&bytes).map_err(failed)?;
-                let id = blobs.first().map(|blob| blob.id.to_string());
+                let id = own.map(|blob| blob.id.to_string());
                 let name = hex::encode(Sha256::digest(&bytes));
                 (vec![(done.output, id.clone()), (bootstrap, Some(name))], id, done.size)
             }
@@ -244,14 +259,16 @@ pub fn create(
     let mut paths = Outputs::commit(outputs)?.into_iter();
     let blob_path = paths.next().flatten();
     let bootstrap_path = paths.next().flatten();
+    let blob = id.as_deref().map(BlobId::new).transpose()?;
     Ok(Report {
+        blobs: table.ids(blob.as_ref()),
         blob_path: blob_path.filter(|_| id.is_some() || bootstrap_path.is_none()),
-        blob: id.map(|id| BlobId::new(&id)).transpose()?,
+        blob,
         bootstrap_path: bootstrap_path.unwrap_or_default(),
         entries: sealed.tree.entries.len() as u64,
         blob_size,
         uncompressed_size: stored.uncompressed_size,
-        chunks: stored.chunks.len() as u64,
+        chunks,
         duplicates: (stored.duplicates, stored.duplicate_bytes),
         whiteouts,
         skipped_xattrs,
@@ -265,6 +282,7 @@ pub fn create(
 fn store(
     input: Input<'_>,
     options: &Options,
+    dictionary: Option<&Dictionary>,
     blob: Output,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Scanned, Stored, Output), CreateError> {
@@ -276,6 +294,7 @@ fn store(
         level: options.level,
         digester: options.digester,
         threads: options.threads.max(1),
+        dictionary,
     };
     let claims = pipeline::claims();
     let queue = pipeline::queue();

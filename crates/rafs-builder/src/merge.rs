@@ -99,8 +99,8 @@ pub struct Options {
     pub parent: Option<PathBuf>,
     /// Layers, the lowest first.
     pub sources: Vec<Source>,
-    /// The image with whose chunks the layers were built: its blobs may be in each of them.
-    pub chunk_dict: Option<PathBuf>,
+    /// Images with whose chunks the layers were built: their blobs may be in each of them.
+    pub chunk_dicts: Vec<PathBuf>,
     /// Markers that say that something of a lower layer is gone.
     pub whiteouts: Whiteouts,
     /// Absolute paths for the prefetch table, in order.
@@ -125,10 +125,10 @@ pub struct Report {
 /// Merges layers. Nothing is left behind on failure, and what was at `place` before stays.
 pub fn merge(options: &Options, place: Place, outputs: &Outputs) -> Result<Report, MergeError> {
     let started = Instant::now();
-    let dict = match &options.chunk_dict {
-        Some(path) => Image::open(path)?.blobs().iter().map(|blob| blob.id.clone()).collect(),
-        None => HashSet::new(),
-    };
+    let mut dict = HashSet::new();
+    for path in &options.chunk_dicts {
+        dict.extend(Image::open(path)?.blobs().iter().map(|blob| blob.id.clone()));
+    }
     let mut merged = Merged::new(options.whiteouts);
     if let Some(path) = &options.parent {
         merged.add(&Source::at(path), None)?;

@@ -190,8 +190,8 @@ fn layers_built_with_a_chunk_dictionary() {
     let options = Options { sources: vec![Source::at(&layer)], ..Options::default() };
     let error = merged(&options, &dir.path().join("boot"));
     assert!(matches!(error, Err(MergeError::SeveralBlobs { count: 2, .. })));
-    let chunk_dict = Some(golden.join("v6-dir-lz4-8k/image.boot"));
-    let image = merged(&Options { chunk_dict, ..options }, &dir.path().join("boot")).unwrap();
+    let chunk_dicts = vec![golden.join("v6-dir-lz4-8k/image.boot")];
+    let image = merged(&Options { chunk_dicts, ..options }, &dir.path().join("boot")).unwrap();
     let mut found = image.blobs().to_vec();
     found.sort_by(|a, b| b.id.cmp(&a.id));
     assert_eq!(found, Image::open(&layer).unwrap().blobs());

@@ -5,6 +5,7 @@
 //! the pipeline goes on. Knows no files and no trees.
 
 use super::CreateError;
+use super::known::Borrowed;
 use super::pipeline::{Coding, Job, Key, Packed, Part, Reply, Unit, give};
 use rafs_format::{Chunk, ChunkFlags};
 use sha2::{Digest as _, Sha256};
@@ -20,10 +21,12 @@ const MAX_COMPRESSED: u64 = 1 << 40;
 /// What came of it.
 #[derive(Debug, Default)]
 pub(super) struct Stored {
-    /// Distinct chunks in blob order.
+    /// Distinct chunks in blob order; behind them, once they are joined, those of other blobs.
     pub chunks: Vec<Chunk>,
     /// For each chunk given, in order, its position in `chunks`.
     pub positions: Vec<u32>,
+    /// Chunks of the dictionary that are used.
+    pub borrowed: Borrowed,
     /// Batches in blob order.
     pub batches: Vec<Batch>,
     /// For each of `chunks` where it is in a batch; empty where none are made.
@@ -67,7 +70,7 @@ pub(super) struct Collector<W> {
 }
 
 impl<W: Write> Collector<W> {
-    pub fn new(blob: W, path: PathBuf, coding: &Coding, work: Sender<Job>) -> Self {
+    pub fn new(blob: W, path: PathBuf, coding: &Coding<'_>, work: Sender<Job>) -> Self {
         let room = 2 * coding.threads * (coding.batch_size.max(1 << 20) as usize);
         let sink =
             Sink { blob, path, work, stored: Stored::default(), waiting: VecDeque::new(), held: 0, room };
@@ -103,6 +106,14 @@ impl<W: Write> Collector<W> {
             let plain = unit.plain.get(part.plain.clone()).unwrap_or(&[]);
             let size = u32::try_from(plain.len()).unwrap_or(u32::MAX);
             let stored = &mut self.sink.stored;
+            if let Some(position) = part.known {
+                let number = stored.borrowed.number(position);
+                stored.positions.push(number);
+                stored.duplicates += 1;
+                stored.duplicate_bytes += u64::from(size);
+                continue;
+            }
+            stored.borrowed.own();
             let next = u32::try_from(stored.chunks.len()).unwrap_or(u32::MAX);
             let position = *self.known.entry((part.digest, size)).or_insert(next);
             stored.positions.push(position);

@@ -7,6 +7,7 @@
 
 use super::CreateError;
 use super::collect::{Collector, Stored};
+use chunk_store::Dictionary;
 use parking_lot::Mutex;
 use rafs_codec::Encoder;
 use rafs_format::{Compressor, Digest, DigestAlgorithm};
@@ -23,7 +24,7 @@ const UNIT: usize = 1 << 20;
 
 /// How chunks are made.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Coding {
+pub(super) struct Coding<'a> {
     pub chunk_size: u32,
     /// Size of batches; 0 for none.
     pub batch_size: u32,
@@ -31,6 +32,8 @@ pub(super) struct Coding {
     pub level: i32,
     pub digester: DigestAlgorithm,
     pub threads: usize,
+    /// Chunks that are stored already, elsewhere.
+    pub dictionary: Option<&'a Dictionary>,
 }
 
 /// One chunk in a unit.
@@ -39,7 +42,9 @@ pub(super) struct Part {
     pub plain: Range<usize>,
     pub digest: Digest,
     pub crc32: u32,
-    /// Where its compressed bytes are; `None` where they are not smaller, a chunk before it is the same, or it goes into a batch.
+    /// Its position in the dictionary.
+    pub known: Option<u32>,
+    /// Where its compressed bytes are; `None` where they are not smaller, the same chunk is stored already, or it goes into a batch.
     pub packed: Option<Range<usize>>,
     /// It is a whole file, so short that it goes into a batch.
     pub is_small: bool,
@@ -131,7 +136,7 @@ pub(super) fn start<'scope, 'env, W: Write + Send + 'scope>(
     scope: &'scope Scope<'scope, 'env>,
     claims: &'env Claims,
     queue: &'env Queue,
-    coding: Coding,
+    coding: Coding<'env>,
     blob: W,
     path: PathBuf,
 ) -> Result<Feeder<'scope, W>, CreateError> {
@@ -148,7 +153,7 @@ pub(super) fn start<'scope, 'env, W: Write + Send + 'scope>(
     for _ in 0..coding.threads {
         let encoder =
             Encoder::new(coding.compressor, coding.level).map_err(|source| CreateError::Codec { source })?;
-        scope.spawn(move || work_loop(queue, claims, coding.digester, encoder));
+        scope.spawn(move || work_loop(queue, claims, coding, encoder));
     }
     let collector = Collector::new(blob, path, &coding, work.clone());
     let collector = scope.spawn(move || collector.run(&done, &free_sender));
@@ -192,7 +197,7 @@ impl<W> Feeder<'_, W> {
             fill(unit.plain.get_mut(range.clone()).unwrap_or(&mut []))?;
             unit.filled = range.end;
             let digest = Digest([0; 32]);
-            unit.parts.push(Part { plain: range, digest, crc32: 0, packed: None, is_small });
+            unit.parts.push(Part { plain: range, digest, crc32: 0, known: None, packed: None, is_small });
             size -= count as u64;
             self.given += 1;
         }
@@ -249,14 +254,14 @@ impl Drop for CloseOnPanic<'_> {
 }
 
 /// Does jobs until nobody can give any more.
-fn work_loop(queue: &Queue, claims: &Claims, digester: DigestAlgorithm, mut encoder: Encoder) {
+fn work_loop(queue: &Queue, claims: &Claims, coding: Coding<'_>, mut encoder: Encoder) {
     let _close = CloseOnPanic(queue);
     loop {
         // Waiting happens under the lock: who holds it gets the next job, the others wait for the lock.
         let next = queue.lock().as_ref().and_then(|queue| queue.recv().ok());
         match next {
             Some(Job::Unit(mut unit, reply)) => {
-                let packed = pack(&mut unit, claims, digester, &mut encoder);
+                let packed = pack(&mut unit, claims, coding, &mut encoder);
                 reply.send(packed.map(|()| unit));
             }
             Some(Job::Batch(plain, reply)) => reply.send(pack_batch(plain, &mut encoder)),
@@ -274,7 +279,7 @@ fn pack_batch(plain: Vec<u8>, encoder: &mut Encoder) -> Result<Packed, CreateErr
 fn pack(
     unit: &mut Unit,
     claims: &Claims,
-    digester: DigestAlgorithm,
+    coding: Coding<'_>,
     encoder: &mut Encoder,
 ) -> Result<(), CreateError> {
     // What is kept is shorter than its chunk, so there is room for the longest chunk behind all others.
@@ -285,13 +290,15 @@ fn pack(
     let mut end = 0;
     for (n, part) in (0u32..).zip(&mut unit.parts) {
         let plain = unit.plain.get(part.plain.clone()).unwrap_or(&[]);
-        part.digest = rafs_merkle::digest(digester, plain);
+        part.digest = rafs_merkle::digest(coding.digester, plain);
         part.crc32 = rafs_merkle::crc32c(plain);
-        if part.is_small {
+        let size = u32::try_from(plain.len()).unwrap_or(u32::MAX);
+        part.known = coding.dictionary.and_then(|known| known.position(&part.digest, size));
+        if part.is_small || part.known.is_some() {
             continue;
         }
         let here = (unit.number, n);
-        let first = match claims.lock().entry((part.digest, u32::try_from(plain.len()).unwrap_or(u32::MAX))) {
+        let first = match claims.lock().entry((part.digest, size)) {
             Entry::Occupied(mut claim) => {
                 let first = here < *claim.get();
                 if first {

@@ -1,0 +1,149 @@
+//! What is stored already when an image is built, and the blob table that comes of using it.
+//!
+//! Chunk dictionaries are read whole before the build; the pipeline asks them for each chunk. Knows images and blob tables, no files of the new
+//! image. Invariant: the order of the table depends on the order of chunks alone, not on threads.
+
+use super::collect::Stored;
+use super::{CreateError, Options};
+use crate::open::Image;
+use chunk_store::{Builder, Dictionary};
+use rafs_format::{Blob, BlobId, Chunk, SuperFlags, Version};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+/// Reads the dictionaries of `options`; `None` where there are none. Errors: one that is not built as the new image will be, or that contradicts another.
+pub(super) fn load(options: &Options) -> Result<Option<Dictionary>, CreateError> {
+    if options.chunk_dicts.is_empty() {
+        return Ok(None);
+    }
+    let mut builder = Builder::new(options.digester);
+    for path in &options.chunk_dicts {
+        let image = Image::open(path)?;
+        check_alike(&image, options)?;
+        let skipped = builder.skipped();
+        builder
+            .add(image.bootstrap(), image.blobs())
+            .map_err(|source| CreateError::Known { path: path.clone(), source })?;
+        let skipped = builder.skipped() - skipped;
+        if skipped > 0 {
+            let (path, digester) = (path.display(), options.digester.name());
+            tracing::warn!(
+                "{skipped} chunks of {path} are not used: their digests are not by {digester}, or their blobs are elsewhere"
+            );
+        }
+    }
+    Ok(Some(builder.finish()))
+}
+
+/// Refuses an image whose chunks cannot be part of the one that is built.
+fn check_alike(image: &Image, options: &Options) -> Result<(), CreateError> {
+    let superblock = image.bootstrap().superblock();
+    let kind = |tarfs: bool| if tarfs { "a tarfs" } else { "RAFS" }.to_owned();
+    let owners = |kept: bool| if kept { "kept" } else { "left out" }.to_owned();
+    let size = |size: u32| format!("{size:#x}");
+    let is_set = |flag| superblock.flags.contains(flag);
+    let facts = [
+        ("the version", superblock.version.name().to_owned(), Version::V6.name().to_owned()),
+        ("the kind", kind(is_set(SuperFlags::TARFS)), kind(false)),
+        ("the chunk size", size(superblock.chunk_size), size(options.chunk_size)),
+        ("the digester", superblock.digester.name().to_owned(), options.digester.name().to_owned()),
+        ("what becomes of owners", owners(is_set(SuperFlags::EXPLICIT_IDS)), owners(true)),
+    ];
+    match facts.into_iter().find(|(_, found, expected)| found != expected) {
+        Some((what, found, expected)) => {
+            Err(CreateError::Inconsistent { path: image.path().to_path_buf(), what, found, expected })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Chunks of dictionaries that an image uses, in the order of their first use.
+#[derive(Debug, Default)]
+pub(super) struct Borrowed {
+    /// Numbers by position in the dictionary.
+    numbers: HashMap<u32, u32>,
+    /// Positions in the dictionary.
+    positions: Vec<u32>,
+    /// How many there were when the image's own blob got its first chunk.
+    before_own: Option<usize>,
+}
+
+impl Borrowed {
+    /// The number of the chunk at this position of the dictionary, which is counted down from the largest: chunks of the own blob are
+    /// counted up meanwhile.
+    pub fn number(&mut self, position: u32) -> u32 {
+        let next = u32::MAX - u32::try_from(self.positions.len()).unwrap_or(u32::MAX);
+        match self.numbers.entry(position) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => {
+                self.positions.push(position);
+                *new.insert(next)
+            }
+        }
+    }
+
+    /// Says that the image's own blob gets a chunk.
+    pub fn own(&mut self) {
+        self.before_own.get_or_insert(self.positions.len());
+    }
+}
+
+/// The blob table of a new image, in which the own blob has a place before all is known of it.
+#[derive(Debug, Default)]
+pub(super) struct BlobTable {
+    /// `None` is the own blob.
+    slots: Vec<Option<Blob>>,
+}
+
+impl BlobTable {
+    /// The table, with what is known of the own blob by now.
+    pub fn with_own(&self, own: Option<&Blob>) -> Vec<Blob> {
+        self.slots.iter().filter_map(|slot| slot.as_ref().or(own)).cloned().collect()
+    }
+
+    /// Ids in the order of the table; the own one is told.
+    pub fn ids(&self, own: Option<&BlobId>) -> Vec<BlobId> {
+        let id = |slot: &Option<Blob>| slot.as_ref().map(|blob| blob.id.clone()).or_else(|| own.cloned());
+        self.slots.iter().filter_map(id).collect()
+    }
+}
+
+/// Puts the chunks that `stored` borrowed behind its own ones, and all blobs into one table in the order of their first use.
+/// Errors: dictionaries that describe one chunk in two ways.
+pub(super) fn join(stored: &mut Stored, dictionary: Option<&Dictionary>) -> Result<BlobTable, CreateError> {
+    let borrowed = std::mem::take(&mut stored.borrowed);
+    let own_count = u32::try_from(stored.chunks.len()).unwrap_or(u32::MAX);
+    let mut table = BlobTable::default();
+    let mut slots: HashMap<u32, u32> = HashMap::new();
+    let mut own_slot = 0;
+    let mut seen: HashMap<(u32, u32), Chunk> = HashMap::new();
+    for (n, &position) in (0usize..).zip(&borrowed.positions) {
+        if borrowed.before_own == Some(n) {
+            own_slot = push(&mut table, None);
+        }
+        let found = dictionary.and_then(|known| known.chunk(position).map(|chunk| (known, chunk)));
+        let Some((known, mut chunk)) = found else { return Err(CreateError::Stopped) };
+        let blob = known.blobs().get(chunk.blob as usize).ok_or(CreateError::Stopped)?;
+        let first = seen.entry((chunk.blob, chunk.index)).or_insert(chunk);
+        if *first != chunk {
+            return Err(CreateError::Contradiction { id: blob.id.clone(), index: chunk.index });
+        }
+        chunk.blob = *slots.entry(chunk.blob).or_insert_with(|| push(&mut table, Some(blob.clone())));
+        stored.chunks.push(chunk);
+    }
+    if borrowed.before_own == Some(borrowed.positions.len()) {
+        own_slot = push(&mut table, None);
+    }
+    let own = stored.chunks.get_mut(..own_count as usize).unwrap_or(&mut []);
+    own.iter_mut().for_each(|chunk| chunk.blob = own_slot);
+    for position in stored.positions.iter_mut().filter(|position| **position >= own_count) {
+        *position = own_count.saturating_add(u32::MAX - *position);
+    }
+    Ok(table)
+}
+
+/// Appends a blob. Returns its position.
+fn push(table: &mut BlobTable, blob: Option<Blob>) -> u32 {
+    table.slots.push(blob);
+    u32::try_from(table.slots.len() - 1).unwrap_or(u32::MAX)
+}
