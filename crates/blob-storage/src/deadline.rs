@@ -1,6 +1,6 @@
 //! A reader that answers in time, whatever the one inside does. What is still running at the deadline is dropped, and with it its connection.
 
-use crate::{BackendCause, BackendError, BlobReader, Priority};
+use crate::{BackendCause, BackendError, BlobReader, Check, Priority};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::ops::Range;
@@ -44,6 +44,15 @@ impl<R: BlobReader> Deadline<R> {
 impl<R: BlobReader> BlobReader for Deadline<R> {
     fn read(&self, range: Range<u64>, priority: Priority) -> BoxFuture<'_, Result<Bytes, BackendError>> {
         Box::pin(self.limited(Some(range.clone()), self.inner.read(range, priority)))
+    }
+
+    fn read_checked<'a>(
+        &'a self,
+        range: Range<u64>,
+        priority: Priority,
+        check: &'a Check<'a>,
+    ) -> BoxFuture<'a, Result<Bytes, BackendError>> {
+        Box::pin(self.limited(Some(range.clone()), self.inner.read_checked(range, priority, check)))
     }
 
     fn size(&self) -> BoxFuture<'_, Result<u64, BackendError>> {

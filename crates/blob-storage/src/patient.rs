@@ -1,7 +1,7 @@
 //! How long to try: one rule for all backends on the network.
 
-use crate::config::Remote;
-use crate::{Backend, BackendError, BlobReader, Deadline, Retry};
+use crate::config::{self, Remote};
+use crate::{Backend, BackendError, BlobReader, Deadline, Retry, RouteStats};
 use rafs_format::BlobId;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,5 +51,13 @@ impl<B: Backend> Backend for Patient<B> {
             Some(limit) => Arc::new(Deadline::new(reader, limit, &self.endpoint, id.as_str())),
             None => Arc::new(reader),
         })
+    }
+
+    fn set_credentials(&self, auth: Option<&config::Auth>) {
+        self.inner.set_credentials(auth);
+    }
+
+    fn routes(&self) -> Vec<RouteStats> {
+        self.inner.routes()
     }
 }

@@ -1,12 +1,12 @@
 //! Blobs of a repository of an OCI registry. Asks nothing before the first read, so a registry that is away keeps nobody from mounting;
 //! knows nothing of HTTP but what errors say.
 
-use crate::config::{self, Scheme};
+use crate::config::{self, Scheme, Url};
 use crate::{Backend, BackendCause, BackendError, BlobReader, Priority, Status};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use oci_registry::Secret;
-use oci_registry::client::{Client, ClientError, ClientOptions, SetupError};
+use oci_registry::client::{Client, ClientError, ClientOptions, SetupError, Urgency, Via};
 use oci_registry::login::{Login, Logins};
 use rafs_format::BlobId;
 use std::ops::Range;
@@ -20,21 +20,44 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The repository that `config` names, with the login there or none. Errors: names that no registry has, certificates that cannot be read.
+    /// The repository that `config` names, asked directly, with the login there or none. Errors: names that no registry has, certificates
+    /// that cannot be read.
     pub fn new(config: &config::Registry) -> Result<Self, SetupError> {
         Self::with_logins(config, None)
     }
 
     /// The same, where `logins` is asked when `config` has none, or one that is refused.
     pub fn with_logins(config: &config::Registry, logins: Option<Arc<Logins>>) -> Result<Self, SetupError> {
-        let client = Arc::new(Client::new(&ClientOptions { logins, ..options(config) })?);
-        let endpoint = format!("registry {}://{}/{}", scheme(config.scheme), config.host, config.repo);
-        Ok(Self { client, endpoint: endpoint.into() })
+        Self::with(&ClientOptions { logins, ..options(config) }, &name(config))
     }
 
-    /// Uses `auth` from now on in place of what the configuration has; `None` for the logins of this machine only.
-    pub fn set_credentials(&self, auth: Option<&config::Auth>) {
-        self.client.set_login(auth.map(login));
+    /// The same repository, asked through a forward proxy.
+    pub fn through(
+        config: &config::Registry,
+        logins: Option<Arc<Logins>>,
+        proxy: &Url,
+        use_http: bool,
+    ) -> Result<Self, SetupError> {
+        let via = Some(Via { url: Secret::new(proxy.expose()), use_http });
+        let endpoint = format!("{} through {proxy}", name(config));
+        Self::with(&ClientOptions { logins, via, ..options(config) }, &endpoint)
+    }
+
+    /// The same repository of a mirror, which is trusted with the login in `config`, as in Nydus 2.x: whoever writes the configuration
+    /// names both. `logins` is asked for those of the mirror. Errors: as for [`Registry::new`], and header fields that cannot be sent.
+    pub fn mirrored(
+        config: &config::Registry,
+        logins: Option<Arc<Logins>>,
+        mirror: &config::Mirror,
+    ) -> Result<Self, SetupError> {
+        let host = mirror.host.authority().to_owned();
+        let (https, headers) = (mirror.host.is_https(), mirror.headers.clone());
+        let endpoint = format!("registry {}, repository {}", mirror.host, config.repo);
+        Self::with(&ClientOptions { https, host, logins, headers, ..options(config) }, &endpoint)
+    }
+
+    fn with(options: &ClientOptions, endpoint: &str) -> Result<Self, SetupError> {
+        Ok(Self { client: Arc::new(Client::new(options)?), endpoint: endpoint.into() })
     }
 
     /// What errors call it.
@@ -48,6 +71,11 @@ fn scheme(scheme: Scheme) -> &'static str {
         Scheme::Http => "http",
         Scheme::Https => "https",
     }
+}
+
+/// What errors and logs call the repository.
+fn name(config: &config::Registry) -> String {
+    format!("registry {}://{}/{}", scheme(config.scheme), config.host, config.repo)
 }
 
 fn login(auth: &config::Auth) -> Login {
@@ -69,6 +97,7 @@ fn options(config: &config::Registry) -> ClientOptions {
         timeout: config.remote.timeout,
         connect_timeout: config.remote.connect_timeout,
         user_agent: concat!("nydusd/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..ClientOptions::default()
     }
 }
 
@@ -81,6 +110,10 @@ impl Backend for Registry {
             blob: id.as_str().into(),
             size: OnceLock::new(),
         }))
+    }
+
+    fn set_credentials(&self, auth: Option<&config::Auth>) {
+        self.client.set_login(auth.map(login));
     }
 }
 
@@ -107,9 +140,13 @@ impl RegistryBlob {
 }
 
 impl BlobReader for RegistryBlob {
-    fn read(&self, range: Range<u64>, _priority: Priority) -> BoxFuture<'_, Result<Bytes, BackendError>> {
+    fn read(&self, range: Range<u64>, priority: Priority) -> BoxFuture<'_, Result<Bytes, BackendError>> {
+        let urgency = match priority {
+            Priority::OnDemand => Urgency::Now,
+            Priority::Prefetch => Urgency::Later,
+        };
         Box::pin(async move {
-            let read = self.client.read(&self.digest, range.clone()).await;
+            let read = self.client.read_when(&self.digest, range.clone(), urgency).await;
             read.map_err(|error| self.error(Some(range), error))
         })
     }
@@ -126,7 +163,7 @@ impl BlobReader for RegistryBlob {
 }
 
 /// What an error means to those who know no registries.
-fn cause(error: ClientError) -> BackendCause {
+pub(crate) fn cause(error: ClientError) -> BackendCause {
     match error {
         ClientError::Status { code: 404, .. } => BackendCause::NotFound,
         ClientError::Status { code, said, retry_after } => {

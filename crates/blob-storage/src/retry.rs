@@ -1,7 +1,7 @@
 //! A reader that asks again what failed for a while only. Pauses grow and are jittered, so that a server that comes back is not
 //! asked by all its readers in the same moment.
 
-use crate::{BackendCause, BackendError, BlobReader, Priority};
+use crate::{BackendCause, BackendError, BlobReader, Check, Priority};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -55,6 +55,15 @@ impl<R: BlobReader> Retry<R> {
 impl<R: BlobReader> BlobReader for Retry<R> {
     fn read(&self, range: Range<u64>, priority: Priority) -> BoxFuture<'_, Result<Bytes, BackendError>> {
         Box::pin(self.persist(move |inner| inner.read(range.clone(), priority)))
+    }
+
+    fn read_checked<'a>(
+        &'a self,
+        range: Range<u64>,
+        priority: Priority,
+        check: &'a Check<'a>,
+    ) -> BoxFuture<'a, Result<Bytes, BackendError>> {
+        Box::pin(self.persist(move |inner| inner.read_checked(range.clone(), priority, check)))
     }
 
     fn size(&self) -> BoxFuture<'_, Result<u64, BackendError>> {

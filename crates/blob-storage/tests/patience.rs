@@ -1,53 +1,13 @@
 //! Retry and deadline, in time that stands still: what is asserted is how long they would have waited.
 
+mod script;
+
 use blob_storage::{BackendCause, BackendError, BlobReader, Deadline, Patience, Priority, Retry, Status};
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use std::ops::Range;
+use script::script;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// Says `answer` to the request of each number, from 0, after the time it gives.
-struct Script<F> {
-    answer: F,
-    asked: AtomicU32,
-}
-
-impl<F> std::fmt::Debug for Script<F> {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("Script")
-    }
-}
-
-type Answer = (Duration, Result<Bytes, BackendCause>);
-
-fn script<F: Fn(u32) -> Answer + Send + Sync>(answer: F) -> Arc<Script<F>> {
-    Arc::new(Script { answer, asked: AtomicU32::new(0) })
-}
-
-impl<F> Script<F> {
-    fn asked(&self) -> u32 {
-        self.asked.load(Ordering::Relaxed)
-    }
-}
-
-impl<F: Fn(u32) -> Answer + Send + Sync> BlobReader for Script<F> {
-    fn read(&self, range: Range<u64>, _priority: Priority) -> BoxFuture<'_, Result<Bytes, BackendError>> {
-        Box::pin(async {
-            let (time, answer) = (self.answer)(self.asked.fetch_add(1, Ordering::Relaxed));
-            tokio::time::sleep(time).await;
-            let error =
-                |cause| BackendError { endpoint: "e".into(), blob: "b".into(), range: Some(range), cause };
-            answer.map_err(error)
-        })
-    }
-
-    fn size(&self) -> BoxFuture<'_, Result<u64, BackendError>> {
-        Box::pin(async { self.read(0..1, Priority::Prefetch).await.map(|bytes| bytes.len() as u64) })
-    }
-}
 
 const NOW: Duration = Duration::ZERO;
 /// Patience that does not matter.
@@ -164,6 +124,7 @@ fn the_deadline_leaves_time_for_each_try() {
             connect_timeout: None,
             retry_limit: retries,
             proxy: blob_storage::config::Proxy::default(),
+            mirrors: Vec::new(),
         };
         let deadline = expected.map(seconds);
         assert_eq!(Patience::from(&remote), Patience { retries, deadline }, "{timeout:?} {retries}");

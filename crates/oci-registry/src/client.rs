@@ -10,16 +10,18 @@ mod auth;
 mod error;
 mod header;
 mod tls;
+mod via;
 
 pub use error::{ClientError, SetupError, TransportError};
 pub use header::{Challenge, ContentRange, challenges, content_range};
+pub use via::{Ping, Urgency, Via};
 
 use crate::Secret;
 use crate::login::{Login, Logins};
 use auth::{Account, Auth, Credential};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use reqwest::header::{CACHE_CONTROL, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
+use reqwest::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
 use reqwest::{Response, StatusCode, Url};
 use std::collections::HashMap;
 use std::fmt;
@@ -69,6 +71,10 @@ pub struct ClientOptions {
     pub connect_timeout: Option<Duration>,
     /// Value of `User-Agent`; not sent when empty.
     pub user_agent: String,
+    /// Forward proxy that all requests go through; `None` for none, whatever the environment says.
+    pub via: Option<Via>,
+    /// Header fields sent with requests to the host, and nowhere else.
+    pub headers: Vec<(String, Secret)>,
 }
 
 /// A client of one repository. Cheap to ask from many tasks at once. Must be used inside a tokio runtime with time and I/O.
@@ -82,6 +88,8 @@ pub struct Client {
     auth: Auth,
     redirected: (Option<&'static str>, Option<String>),
     timeout: Option<Duration>,
+    via: Option<Via>,
+    headers: HeaderMap,
     /// Where blobs were redirected to, by digest.
     places: Mutex<HashMap<String, Place>>,
 }
@@ -115,6 +123,9 @@ impl Client {
             .referer(false)
             .pool_idle_timeout(IDLE.0)
             .pool_max_idle_per_host(IDLE.1);
+        if let Some(via) = &options.via {
+            http = http.proxy(via.proxy()?);
+        }
         if !options.user_agent.is_empty() {
             http = http.user_agent(&options.user_agent);
         }
@@ -136,8 +147,9 @@ impl Client {
         let auth = Auth::new(http.clone(), account, options.login.clone(), options.token.as_ref());
         let auth = auth.ok().ok_or(SetupError::Token)?;
         let redirected = (options.redirected_scheme, options.redirected_host.clone());
-        let (is_clear, places) = (OnceLock::new(), Mutex::default());
-        Ok(Self { http, base, clear, is_clear, auth, redirected, timeout: options.timeout, places })
+        let (is_clear, places, timeout) = (OnceLock::new(), Mutex::default(), options.timeout);
+        let (via, headers) = (options.via.clone(), headers(&options.headers)?);
+        Ok(Self { http, base, clear, is_clear, auth, redirected, timeout, via, headers, places })
     }
 
     /// Uses `login` from now on in place of the one given before; `None` for those of this machine only. What is running goes on as it began.
@@ -155,11 +167,21 @@ impl Client {
 
     /// The bytes of `range` (half-open) of the blob: all of them, or an error. An empty range asks nothing.
     pub async fn read(&self, digest: &str, range: Range<u64>) -> Result<Bytes, ClientError> {
+        self.read_when(digest, range, Urgency::Now).await
+    }
+
+    /// [`Client::read`]; proxies on the way are told how urgent it is.
+    pub async fn read_when(
+        &self,
+        digest: &str,
+        range: Range<u64>,
+        urgency: Urgency,
+    ) -> Result<Bytes, ClientError> {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
         limited(self.timeout, async {
-            let (response, sent) = self.open(digest, &range).await?;
+            let (response, sent) = self.open(digest, &Want { range: range.clone(), urgency }).await?;
             answer::range(response, &range, |line| self.auth.redact(line, sent.as_deref())).await
         })
         .await
@@ -168,21 +190,22 @@ impl Client {
     /// Size of the blob in bytes. Asked for with a range rather than HEAD: signed URLs are good for one method only.
     pub async fn size(&self, digest: &str) -> Result<u64, ClientError> {
         limited(self.timeout, async {
-            let (response, sent) = self.open(digest, &(0..1)).await?;
+            let want = Want { range: 0..1, urgency: Urgency::Now };
+            let (response, sent) = self.open(digest, &want).await?;
             answer::size(response, |line| self.auth.redact(line, sent.as_deref())).await
         })
         .await
     }
 
-    /// An answer to a request for `range`, from wherever the blob is, and the credential that was sent. Its status can be anything but
+    /// An answer to a request for `want`, from wherever the blob is, and the credential that was sent. Its status can be anything but
     /// a redirect or what a credential would change.
     async fn open(
         &self,
         digest: &str,
-        range: &Range<u64>,
+        want: &Want,
     ) -> Result<(Response, Option<Arc<Credential>>), ClientError> {
         if let Some(url) = self.place(digest) {
-            let answer = self.get(&url, range, None).await;
+            let answer = self.get(&url, want, None).await;
             match answer {
                 Ok(answer) if answer.status().is_success() || !is_stale(answer.status()) => {
                     return Ok((answer, None));
@@ -192,13 +215,13 @@ impl Client {
             }
         }
         let mut url = url(self.base(), digest)?;
-        let mut asked = self.ask(&url, range).await;
+        let mut asked = self.ask(&url, want).await;
         if let (Err(ClientError::Transport(error)), Some(clear)) = (&asked, &self.clear)
             && error.is_connect()
             && self.is_clear.get().is_none()
         {
             let other = self::url(clear, digest)?;
-            let second = self.ask(&other, range).await;
+            let second = self.ask(&other, want).await;
             if !matches!(second, Err(ClientError::Transport(_))) {
                 self.is_clear.get_or_init(|| true);
                 (url, asked) = (other, second);
@@ -206,22 +229,18 @@ impl Client {
         }
         let (answer, sent) = asked?;
         self.is_clear.get_or_init(|| false);
-        let answer = self.follow(digest, url, answer, range, sent.as_deref()).await?;
+        let answer = self.follow(digest, url, answer, want, sent.as_deref()).await?;
         Ok((answer, sent))
     }
 
     /// Asks the registry itself, and again where it wants another credential: with one new token at most, and with each login that
     /// there is.
-    async fn ask(
-        &self,
-        url: &Url,
-        range: &Range<u64>,
-    ) -> Result<(Response, Option<Arc<Credential>>), ClientError> {
+    async fn ask(&self, url: &Url, want: &Want) -> Result<(Response, Option<Arc<Credential>>), ClientError> {
         let ticket = self.auth.ticket();
         let mut sent = self.auth.current(ticket).await;
         let mut tries = 0;
         loop {
-            let answer = self.get(url, range, sent.as_deref()).await?;
+            let answer = self.get(url, want, sent.as_deref()).await?;
             if answer.status() != StatusCode::UNAUTHORIZED {
                 self.auth.accepted();
                 return Ok((answer, sent));
@@ -256,7 +275,7 @@ impl Client {
         digest: &str,
         mut at: Url,
         mut answer: Response,
-        range: &Range<u64>,
+        want: &Want,
         sent: Option<&Credential>,
     ) -> Result<Response, ClientError> {
         let mut life = REDIRECT_LIFE;
@@ -272,7 +291,7 @@ impl Client {
             life = life.min(age.unwrap_or(REDIRECT_LIFE));
             at = self.target(&at, &answer)?;
             let sent = sent.filter(|_| at.origin() == self.base().origin());
-            answer = self.get(&at, range, sent).await?;
+            answer = self.get(&at, want, sent).await?;
         }
         if is_redirect(answer.status()) {
             return Err(ClientError::Redirects { limit: MAX_REDIRECTS });
@@ -300,11 +319,19 @@ impl Client {
     async fn get(
         &self,
         url: &Url,
-        range: &Range<u64>,
+        want: &Want,
         credential: Option<&Credential>,
     ) -> Result<Response, ClientError> {
+        let Want { range, urgency } = want;
         let last = range.end.saturating_sub(1);
-        let mut request = self.http.get(url.clone()).header(RANGE, format!("bytes={}-{last}", range.start));
+        let named = self.via.as_ref().map_or_else(|| url.clone(), |via| via.named(url.clone()));
+        let mut request = self.http.get(named).header(RANGE, format!("bytes={}-{last}", range.start));
+        if self.via.is_some() {
+            request = Via::hinted(request, url, *urgency);
+        }
+        if url.origin() == self.base().origin() {
+            request = request.headers(self.headers.clone());
+        }
         if let Some(credential) = credential {
             request = request.header(reqwest::header::AUTHORIZATION, credential.header());
         }
@@ -336,6 +363,25 @@ impl Client {
             places.remove(digest);
         }
     }
+}
+
+/// What is wanted of a blob.
+struct Want {
+    range: Range<u64>,
+    urgency: Urgency,
+}
+
+/// Header fields as the HTTP client takes them.
+fn headers(fields: &[(String, Secret)]) -> Result<HeaderMap, SetupError> {
+    let mut found = HeaderMap::new();
+    for (name, value) in fields {
+        let wrong = || SetupError::Header { name: name.chars().take(100).collect() };
+        let name = HeaderName::from_bytes(name.as_bytes()).ok().ok_or_else(wrong)?;
+        let mut value = HeaderValue::from_str(value.expose()).ok().ok_or_else(wrong)?;
+        value.set_sensitive(true);
+        found.append(name, value);
+    }
+    Ok(found)
 }
 
 /// `https://host/v2/<repo>/blobs/`.

@@ -4,7 +4,7 @@
 mod support;
 
 use oci_registry::Secret;
-use oci_registry::client::{Client, ClientError, ClientOptions};
+use oci_registry::client::{Client, ClientError, ClientOptions, Ping, SetupError, Urgency, Via};
 use parking_lot::Mutex;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -273,4 +273,87 @@ async fn a_registry_without_tls_is_asked_in_the_clear_only_where_nothing_is_veri
         assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
     }
     assert_eq!(tokens.server.asked("/").len(), 4, "challenge, token, two reads");
+}
+
+#[tokio::test]
+async fn a_proxy_is_asked_for_places_by_their_names() {
+    let proxy = Server::start(partial);
+    let via = |use_http| {
+        let url = Secret::new(format!("http://u:pw@{}", proxy.address));
+        Some(Via { url, use_http })
+    };
+    // Nobody has these names: only the proxy can have answered.
+    for (https, use_http) in [(false, false), (true, true)] {
+        let client = proxy.client(|options| {
+            (options.host, options.https, options.via) = ("registry.invalid".into(), https, via(use_http));
+        });
+        assert_eq!(client.read(DIGEST, 2..6).await.unwrap(), "2345");
+        assert_eq!(client.read_when(DIGEST, 3..5, Urgency::Later).await.unwrap(), "34");
+    }
+    let asked = proxy.asked("http://registry.invalid/v2/a/b/blobs/sha256:0a");
+    assert_eq!(asked.len(), 4);
+    for (request, priority) in asked.iter().zip(["6", "3", "6", "3"]) {
+        assert_eq!(request.header("x-dragonfly-priority"), priority);
+        assert_eq!(request.header("x-dragonfly-use-p2p"), "true");
+        assert_eq!(request.header("x-dragonfly-filtered-query-params"), "");
+        assert_eq!(request.header("proxy-authorization"), "Basic dTpwdw==");
+    }
+    // Without `use_http`, a registry with TLS is asked through a tunnel, in which the proxy sees nothing.
+    let client = proxy.client(|options| {
+        (options.host, options.https, options.via) = ("registry.invalid".into(), true, via(false));
+    });
+    let error = client.read(DIGEST, 2..6).await.unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("pw"), "{error:?}");
+    assert_eq!(proxy.requests.lock().last().unwrap().method, "CONNECT");
+    assert_eq!(proxy.requests.lock().last().unwrap().header("x-dragonfly-priority"), "");
+}
+
+#[tokio::test]
+async fn peers_are_told_what_of_a_query_says_nothing() {
+    let proxy = Server::start(|request| match request.path.as_str() {
+        path if path.starts_with("http://store.invalid/") => partial(request),
+        _ => reply(307).header("Location", "http://store.invalid/x?id=1&X-Amz-Date=2&X-Amz-Signature=3"),
+    });
+    let url = Secret::new(format!("http://{}", proxy.address));
+    let client = proxy.client(|options| {
+        (options.host, options.via) = ("registry.invalid".into(), Some(Via { url, use_http: false }));
+        options.headers = vec![("X-Mine".into(), Secret::new("m"))];
+    });
+    assert_eq!(client.read(DIGEST, 0..4).await.unwrap(), "0123");
+    let filtered = &proxy.asked("http://store.invalid/")[0];
+    assert_eq!(filtered.header("x-dragonfly-filtered-query-params"), "X-Amz-Date,X-Amz-Signature");
+    assert_eq!(filtered.header("x-mine"), "", "what is for the registry goes nowhere else");
+    assert_eq!(proxy.asked("http://registry.invalid/")[0].header("x-mine"), "m");
+    for name in ["", "a b", "a\n"] {
+        let headers = vec![(name.to_owned(), Secret::new("hidden"))];
+        let refused = Client::new(&ClientOptions {
+            host: "h".into(),
+            repo: "r".into(),
+            headers,
+            ..ClientOptions::default()
+        });
+        assert!(matches!(refused, Err(SetupError::Header { .. })), "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_well_when_it_answers_so() {
+    let well = Server::start(|request| reply(if request.path == "/ping" { 200 } else { 500 }));
+    let ping = |path: &str| {
+        let url = format!("http://{}{path}", well.address);
+        Ping::new(&url, Duration::from_secs(30), false, &[]).unwrap()
+    };
+    ping("/ping").ask().await.unwrap();
+    let error = ping("/").ask().await.unwrap_err();
+    assert!(matches!(error, ClientError::Status { code: 500, .. }), "{error}");
+    let hangs = Server::start(|_| reply(200).hang().promise(1));
+    let limit = Duration::from_millis(50);
+    // A status is an answer, whatever becomes of the body.
+    let url = format!("http://{}", hangs.address);
+    Ping::new(&url, Duration::from_secs(30), false, &[]).unwrap().ask().await.unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let error = Ping::new(&url, limit, false, &[]).unwrap().ask().await.unwrap_err();
+    assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
+    assert!(matches!(Ping::new("no url", limit, false, &[]), Err(SetupError::Ping)));
 }

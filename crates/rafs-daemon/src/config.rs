@@ -6,8 +6,7 @@
 //! file but the document: whether directories and devices exist is found out by who uses them.
 //!
 //! What Nydus 2.x ignores although integrators send it is ignored here, too, without a warning: `readahead`,
-//! `readahead_sec` and `warmup` name mechanisms that are gone, `mirrors` are chosen by the snapshotter before it writes the
-//! document, `id_mapping` is for later, `external_backends` have no use at run time.
+//! `readahead_sec` and `warmup` name mechanisms that are gone, `id_mapping` is for later, `external_backends` have no use at run time.
 
 mod cache;
 mod prefetch;

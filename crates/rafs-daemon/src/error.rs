@@ -1,7 +1,7 @@
 //! Why a daemon cannot serve.
 
 use blob_cache::CacheError;
-use blob_storage::{BackendError, SetupError};
+use blob_storage::{BackendError, OpenError};
 use rafs_codec::CodecError;
 use rafs_format::FormatError;
 use rafs_fuse::FuseError;
@@ -22,10 +22,8 @@ pub enum DaemonError {
     Inside { path: PathBuf, source: CodecError },
     #[error("bootstrap {} is damaged: it is named after its SHA-256, but that is {found}", path.display())]
     Name { path: PathBuf, found: String },
-    #[error("backend {kind} is not supported by this version yet, only localfs and registry")]
-    Backend { kind: &'static str },
-    #[error("the registry cannot be used")]
-    Registry { source: Box<SetupError> },
+    #[error(transparent)]
+    Backend(#[from] OpenError),
     #[error("IMAGE_PULL_AUTH is not base64 of `user:password`")]
     PullAuth,
     #[error("{what} is not supported by this version yet")]

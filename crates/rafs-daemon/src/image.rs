@@ -3,8 +3,8 @@
 use crate::config::{Backend as BackendConfig, Cache, Config, Store};
 use crate::{DaemonError, Options};
 use blob_cache::{BlobCache, CacheOptions};
-use blob_storage::config::{Auth, Registry as RegistryConfig};
-use blob_storage::{Backend, Logins, Patience, Patient, Registry};
+use blob_storage::config::Auth;
+use blob_storage::{Backend, Logins, OpenOptions, open_backend};
 use bytes::Bytes;
 use rafs_codec::sections;
 use rafs_format::{Blob, Bootstrap, DigestAlgorithm};
@@ -112,29 +112,15 @@ fn read_inside(path: &Path) -> Result<Option<Bytes>, DaemonError> {
     Ok(Some(plain.into()))
 }
 
-/// The backend of `config`. Local files must be there now; a registry is asked when data is read, and only then.
-fn backend(config: &BackendConfig) -> Result<Box<dyn Backend>, DaemonError> {
-    match config {
-        BackendConfig::LocalFs(local) => Ok(Box::new(local.clone())),
-        BackendConfig::Registry(registry) => Ok(Box::new(open_registry(registry.clone())?)),
-        other => Err(DaemonError::Backend { kind: other.kind().name() }),
-    }
-}
-
-/// The registry of `config`, whose reads are retried and end in time.
-fn open_registry(mut config: RegistryConfig) -> Result<Patient<Registry>, DaemonError> {
-    if let Some(auth) = std::env::var_os(PULL_AUTH) {
+/// The backend of `config`. Local files must be there now; what is on the network is asked when data is read, and only then.
+fn backend(config: &BackendConfig) -> Result<Arc<dyn Backend>, DaemonError> {
+    let mut config = config.clone();
+    if let (BackendConfig::Registry(registry), Some(auth)) = (&mut config, std::env::var_os(PULL_AUTH)) {
         let auth = auth.to_str().and_then(|text| Auth::new(text.trim()));
-        config.auth = Some(auth.ok_or(DaemonError::PullAuth)?);
+        registry.auth = Some(auth.ok_or(DaemonError::PullAuth)?);
     }
-    if let Some(proxy) = &config.remote.proxy.url {
-        tracing::warn!("proxy {proxy} has no effect in this version: {} is asked directly", config.host);
-    }
-    let logins = Arc::new(Logins::of_environment(|name| std::env::var_os(name)));
-    let registry = Registry::with_logins(&config, Some(logins));
-    let registry = registry.map_err(|source| DaemonError::Registry { source: Box::new(source) })?;
-    let endpoint = registry.endpoint().to_owned();
-    Ok(Patient::new(registry, Patience::from(&config.remote), &endpoint))
+    let logins = Some(Arc::new(Logins::of_environment(|name| std::env::var_os(name))));
+    Ok(open_backend(&config, &OpenOptions { logins })?)
 }
 
 fn open_cache(

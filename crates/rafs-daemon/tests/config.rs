@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use blob_storage::LocalFs;
-use blob_storage::config::{AccessKeys, HttpProxy, LocalDisk, ObjectStore, Origin, Proxy, Registry};
+use blob_storage::config::{AccessKeys, HttpProxy, LocalDisk, Mirror, ObjectStore, Origin, Proxy, Registry};
 use blob_storage::config::{Auth, Host, Remote, S3, Scheme, Secret, Url};
 use proptest::prelude::*;
 use rafs_daemon::config::{self, Backend, Cache, Config, ConfigError, Encryption, EncryptionKey};
@@ -90,6 +90,7 @@ fn remote() -> Remote {
         connect_timeout: Some(Duration::from_secs(5)),
         retry_limit: 3,
         proxy: Proxy::default(),
+        mirrors: Vec::new(),
     }
 }
 
@@ -146,10 +147,33 @@ fn what_is_sent_and_has_no_effect_is_no_warning() {
     document["warmup"] = json!(3);
     document["id_mapping"] = json!({"inside": 0, "outside": 1000, "range": 65536});
     document["device"]["external_backends"] = json!([{"patch": {}, "type": "x", "config": {}}]);
-    document["device"]["backend"]["config"]["mirrors"] = json!([{"host": "http://m"}]);
     assert_eq!(config(&document), config(&sent()));
     let local = json!({"dir": "/b", "readahead": true, "readahead_sec": 1, "proxy": {"fallback": false}});
     backend("localfs", &local);
+}
+
+#[test]
+fn mirrors_of_2_3_are_read() {
+    let mut document = sent();
+    document["device"]["backend"]["config"]["mirrors"] = json!([
+        {"host": "http://m:65001"},
+        {"host": "https://n", "ping_url": "http://n/ping", "headers": {"X-Dragonfly-Registry": "https://h"},
+         "health_check_interval": 7, "failure_limit": 9}
+    ]);
+    let Backend::Registry(registry) = config(&document).backend else { panic!("no registry") };
+    let mirror = |host, interval, failure_limit| Mirror {
+        host: Url::new(host).unwrap(),
+        ping_url: None,
+        headers: Vec::new(),
+        health_check_interval: Duration::from_secs(interval),
+        failure_limit,
+    };
+    let second = Mirror {
+        ping_url: Url::new("http://n/ping"),
+        headers: vec![("X-Dragonfly-Registry".to_owned(), Secret::new("https://h"))],
+        ..mirror("https://n", 7, 9)
+    };
+    assert_eq!(registry.remote.mirrors, [mirror("http://m:65001", 5, 5), second]);
 }
 
 #[test]
@@ -347,6 +371,7 @@ fn all_backends_are_read() {
             connect_timeout: Some(Duration::from_secs(7)),
             retry_limit: 255,
             proxy,
+            mirrors: Vec::new(),
         },
     };
     assert_eq!(backend("oss", &oss), Backend::Oss(store));
@@ -473,6 +498,21 @@ fn wrong_values_are_named_by_their_path() {
             "/device/backend/config/proxy/fallback",
             json!(0),
             "`device.backend.config.proxy.fallback` is 0, expected t",
+        ),
+        (
+            "/device/backend/config/mirrors",
+            json!([{"host": "http://m"}, {"ping_url": "http://m"}]),
+            "`device.backend.config.mirrors[1].host` is missing, exp",
+        ),
+        (
+            "/device/backend/config/mirrors",
+            json!([{"host": "http://m", "headers": {"X-A": 7}}]),
+            "`device.backend.config.mirrors[0].headers.X-A` is a num",
+        ),
+        (
+            "/device/backend/config/mirrors",
+            json!(["http://m"]),
+            "`device.backend.config.mirrors[0]` is a string, expecte",
         ),
         (
             "/device/cache/type",
@@ -712,6 +752,7 @@ fn secrets_are_in_no_output() {
     body["registry_token"] = json!("hunter2");
     body["proxy"] = json!({"url": "http://u:hunter2@p:1", "ping_url": "http://hunter2@p:2",
                            "dragonfly_scheduler_endpoint": "http://hunter2:hunter2@p:3"});
+    body["mirrors"] = json!([{"host": "http://u:hunter2@m", "headers": {"Authorization": "hunter2"}}]);
     document["device"]["cache"]["config"]["enable_encryption"] = json!(true);
     document["device"]["cache"]["config"]["encryption_key"] = json!("deadbeefdeadbeefdeadbeefdeadbeef");
     let keys = json!({"endpoint": "e", "bucket_name": "b", "access_key_id": "hunter2", "access_key_secret": "hunter2"});

@@ -178,12 +178,12 @@ pub struct Remote {
     pub retry_limit: u8,
     /// Peer or proxy to ask first.
     pub proxy: Proxy,
+    /// Servers with the same blobs, asked in this order before the origin.
+    pub mirrors: Vec<Mirror>,
 }
 
 impl Remote {
     fn read(at: &mut Object) -> Result<Self, FieldError> {
-        // Mirrors are chosen by the snapshotter since Nydus 2.4; old documents still list them.
-        at.ignore(&["mirrors"]);
         let limit = |time: Duration| Some(time).filter(|time| !time.is_zero());
         Ok(Self {
             skip_verify: at.or("skip_verify", false)?,
@@ -192,6 +192,34 @@ impl Remote {
             connect_timeout: limit(at.seconds("connect_timeout", 5)?),
             retry_limit: at.number("retry_limit", RETRIES, 0..=u8::MAX)?,
             proxy: at.object("proxy", Proxy::read)?.unwrap_or_default(),
+            mirrors: at.objects("mirrors", Mirror::read)?,
+        })
+    }
+}
+
+/// A server with the same blobs. Nydus 2.4 and later leave mirrors to the snapshotter; documents for 2.1 to 2.3 list them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// Where it is; no path.
+    pub host: Url,
+    /// Answers when the mirror is well; `None` to believe that it is.
+    pub ping_url: Option<Url>,
+    /// Sent with each request to it.
+    pub headers: Vec<(String, Secret)>,
+    /// Time between two looks at `ping_url`.
+    pub health_check_interval: Duration,
+    /// After so many failures in a row it is left out for a while.
+    pub failure_limit: u8,
+}
+
+impl Mirror {
+    fn read(at: &mut Object) -> Result<Self, FieldError> {
+        Ok(Self {
+            host: at.required("host")?,
+            ping_url: at.filled("ping_url")?,
+            headers: at.pairs("headers")?,
+            health_check_interval: at.seconds("health_check_interval", Proxy::CHECK_INTERVAL)?,
+            failure_limit: at.number("failure_limit", 5, 1..=u8::MAX)?,
         })
     }
 }

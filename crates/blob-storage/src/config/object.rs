@@ -52,6 +52,18 @@ impl Leaf for PathBuf {
     }
 }
 
+impl Leaf for Map<String, Value> {
+    const EXPECTED: &'static str = "an object";
+
+    fn from_value(value: &Value) -> Option<Self> {
+        value.as_object().cloned()
+    }
+
+    fn show(value: &Value) -> String {
+        kind(value).to_owned()
+    }
+}
+
 /// An object whose fields are being read.
 #[derive(Debug)]
 pub struct Object {
@@ -109,6 +121,33 @@ impl Object {
         };
         let path = self.path_of(name);
         items.iter().enumerate().map(|(index, item)| leaf(item, || format!("{path}[{index}]"))).collect()
+    }
+
+    /// What `read` makes of each object of a list; empty where it is not there.
+    pub fn objects<T>(
+        &mut self,
+        name: &'static str,
+        read: impl Fn(&mut Self) -> Result<T, FieldError>,
+    ) -> Result<Vec<T>, FieldError> {
+        let items: Vec<Map<String, Value>> = self.list(name)?;
+        let mut found = Vec::new();
+        for (index, fields) in items.into_iter().enumerate() {
+            let mut object = Self::new(format!("{}[{index}]", self.path_of(name)), fields);
+            found.push(read(&mut object)?);
+            self.unknown.extend(object.finish());
+        }
+        Ok(found)
+    }
+
+    /// Names, whatever they are, and values of the object `name`; empty where it is not there.
+    pub fn pairs<T: Leaf>(&mut self, name: &'static str) -> Result<Vec<(String, T)>, FieldError> {
+        let fields: Map<String, Value> = self.or(name, Map::new())?;
+        let path = self.path_of(name);
+        let pair = |(key, value): (String, Value)| {
+            let value = leaf(&value, || join(&path, &key.escape_debug().to_string()))?;
+            Ok((key, value))
+        };
+        fields.into_iter().map(pair).collect()
     }
 
     /// A whole number in `range`, or `default` where it is not there.

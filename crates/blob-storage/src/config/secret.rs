@@ -76,6 +76,17 @@ impl Url {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// Does it start with `https`?
+    pub fn is_https(&self) -> bool {
+        self.0.starts_with("https:")
+    }
+
+    /// What stands behind the scheme, without a slash at the end: host and port, where there is nothing else.
+    pub fn authority(&self) -> &str {
+        let rest = self.0.split_once("://").map_or(self.0.as_str(), |(_scheme, rest)| rest);
+        rest.strip_suffix('/').unwrap_or(rest)
+    }
 }
 
 /// `url` without user and password. They are looked for up to the last `@`, also where they hold characters that a URL may

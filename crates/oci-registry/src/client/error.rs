@@ -22,6 +22,12 @@ pub enum SetupError {
     ReadCertificates { path: PathBuf, source: std::io::Error },
     #[error("{} has no certificate in PEM, or a damaged one", path.display())]
     Certificates { path: PathBuf },
+    #[error("the proxy's address cannot be used")]
+    Proxy,
+    #[error("the address to ask whether a server is well cannot be used")]
+    Ping,
+    #[error("`{name}` is no name of a header field, or its value cannot be sent")]
+    Header { name: String },
     #[error("TLS cannot be set up")]
     Tls { source: rustls::Error },
     #[error("an HTTP client cannot be set up")]

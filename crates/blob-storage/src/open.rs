@@ -1,0 +1,122 @@
+//! From a configuration to a backend that can be relied on: its routes in order, its tries, its deadlines. The one place that knows which
+//! kinds of backends there are, for the daemon and the tools alike. Asks nothing on the network.
+
+use crate::config::{self, Mirror, Proxy, Remote};
+use crate::registry::cause;
+use crate::route::{Care, Ping, Route, RouteKind, Routes};
+use crate::{Backend, BackendCause, Logins, Patience, Patient, Registry, SetupError};
+use futures_util::future::BoxFuture;
+use oci_registry::client;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest wait for an answer about how a server is.
+const PING: Duration = Duration::from_secs(5);
+
+/// Why a configuration gives no backend.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages name the fields")]
+pub enum OpenError {
+    #[error("backend {kind} is not supported by this version yet, only localfs and registry")]
+    Unsupported { kind: &'static str },
+    #[error("the registry cannot be used")]
+    Registry { source: Box<SetupError> },
+    #[error("proxy {proxy} cannot be used")]
+    Proxy { proxy: String, source: Box<SetupError> },
+    #[error("mirror {mirror} cannot be used")]
+    Mirror { mirror: String, source: Box<SetupError> },
+}
+
+/// What a backend needs beside its configuration.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// Where logins are that the configuration does not have; `None` for nowhere.
+    pub logins: Option<Arc<Logins>>,
+}
+
+/// The backend that `config` describes. What is on the network is tried again, by other routes where there are some, and answers in
+/// time. Blobs are looked for when they are opened or read, not here. Settings that have no effect are told in the log by name.
+pub fn open_backend(config: &config::Backend, options: &OpenOptions) -> Result<Arc<dyn Backend>, OpenError> {
+    match config {
+        config::Backend::LocalFs(local) => Ok(Arc::new(local.clone())),
+        config::Backend::Registry(registry) => open_registry(registry, options),
+        other => Err(OpenError::Unsupported { kind: other.kind().name() }),
+    }
+}
+
+/// A registry by proxy, mirrors and directly, in this order.
+fn open_registry(config: &config::Registry, options: &OpenOptions) -> Result<Arc<dyn Backend>, OpenError> {
+    let remote = &config.remote;
+    let registry =
+        Registry::new(config).map_err(|source| OpenError::Registry { source: Box::new(source) })?;
+    let name = registry.endpoint().to_owned();
+    let mut before = Vec::new();
+    before.extend(proxy(config, options)?);
+    for one in &remote.mirrors {
+        before.push(mirror(config, options, one)?);
+    }
+    let origin = Route::new(RouteKind::Origin, &name, Arc::new(registry), Care::default());
+    // Where there is no falling back, the proxy is the only way out.
+    let only = !remote.proxy.fallback && remote.proxy.url.is_some();
+    let (before, last) = if only { (Vec::new(), before.swap_remove(0)) } else { (before, origin) };
+    if only && !remote.mirrors.is_empty() {
+        tracing::warn!(
+            "mirrors have no effect where proxy.fallback is false: {name} is asked by the proxy only"
+        );
+    }
+    let routes = Routes::new(before, last, remote.timeout);
+    Ok(Arc::new(Patient::new(routes, Patience::from(remote), &name)))
+}
+
+/// The way through the proxy of `config`, if there is one.
+fn proxy(config: &config::Registry, options: &OpenOptions) -> Result<Option<Route>, OpenError> {
+    let Proxy { url, ping_url, check_interval, check_pause_elapsed, use_http, .. } = &config.remote.proxy;
+    if let Some(scheduler) = &config.remote.proxy.dragonfly_scheduler_endpoint {
+        tracing::warn!(
+            "proxy.dragonfly_scheduler_endpoint {scheduler} has no effect: peers are asked at proxy.url"
+        );
+    }
+    let Some(url) = url else { return Ok(None) };
+    let wrong = |source| OpenError::Proxy { proxy: url.to_string(), source: Box::new(source) };
+    let registry = Registry::through(config, options.logins.clone(), url, *use_http).map_err(wrong)?;
+    let care = Care {
+        check_interval: *check_interval,
+        check_pause_elapsed: *check_pause_elapsed,
+        ping: ping(ping_url.as_ref(), &config.remote).map_err(wrong)?,
+        ..Care::default()
+    };
+    Ok(Some(Route::new(RouteKind::Proxy, &url.to_string(), Arc::new(registry), care)))
+}
+
+/// The way to `mirror`.
+fn mirror(config: &config::Registry, options: &OpenOptions, mirror: &Mirror) -> Result<Route, OpenError> {
+    let name = mirror.host.to_string();
+    let wrong = |source| OpenError::Mirror { mirror: name.clone(), source: Box::new(source) };
+    let registry = Registry::mirrored(config, options.logins.clone(), mirror).map_err(wrong)?;
+    let care = Care {
+        failure_limit: mirror.failure_limit.into(),
+        check_interval: mirror.health_check_interval,
+        ping: ping(mirror.ping_url.as_ref(), &config.remote).map_err(wrong)?,
+        ..Care::default()
+    };
+    Ok(Route::new(RouteKind::Mirror, &name, Arc::new(registry), care))
+}
+
+/// Asks at `url` as `remote` trusts.
+fn ping(url: Option<&config::Url>, remote: &Remote) -> Result<Option<Box<dyn Ping>>, SetupError> {
+    let Some(url) = url else { return Ok(None) };
+    let limit = remote.timeout.unwrap_or(PING);
+    let ping = client::Ping::new(url.expose(), limit, remote.skip_verify, &remote.ca_cert_files)?;
+    Ok(Some(Box::new(HttpPing(ping))))
+}
+
+/// A URL that answers where its server is well.
+#[derive(Debug)]
+struct HttpPing(client::Ping);
+
+impl Ping for HttpPing {
+    fn ping(&self) -> BoxFuture<'_, Result<(), BackendCause>> {
+        Box::pin(async { self.0.ask().await.map_err(cause) })
+    }
+}
