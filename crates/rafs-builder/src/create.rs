@@ -347,6 +347,7 @@ impl Sealed {
             digester: options.digester,
             explicit_ids: true,
             prefetch: prefetch.into_iter().flatten().collect(),
+            form: write::Form::V6,
         };
         Self { tree, options }
     }

@@ -248,6 +248,7 @@ impl Merged {
             digester: top.digester,
             explicit_ids: common.explicit_ids,
             prefetch: prefetch.into_iter().flatten().collect(),
+            form: write::Form::V6,
         };
         let bytes = write::bootstrap(&tree, &blobs, &options)?;
         let report = Report {

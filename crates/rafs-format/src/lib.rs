@@ -56,7 +56,7 @@
 //!
 //! ```
 //! use rafs_format::tree::{Entry, NewInode, Span, Tree};
-//! use rafs_format::write::{self, Options};
+//! use rafs_format::write::{self, Form, Options};
 //! use rafs_format::{Bootstrap, Compressor, DigestAlgorithm, FormatError};
 //!
 //! let bytes = b"filelinkfile".to_vec();
@@ -82,6 +82,7 @@
 //!     digester: DigestAlgorithm::Blake3,
 //!     explicit_ids: true,
 //!     prefetch: Vec::new(),
+//!     form: Form::V6,
 //! };
 //! let written = write::bootstrap(&tree, &[], &options)?;
 //!

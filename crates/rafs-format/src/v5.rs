@@ -7,7 +7,7 @@ mod chunks;
 mod open;
 
 pub(crate) use chunks::{ChunkPlaces, check_chunks};
-pub(crate) use open::{MAGIC, Tables, blobs, superblock};
+pub(crate) use open::{MAGIC, MAX_BLOBS, MAX_LENGTH, Tables, VERSION, blobs, superblock};
 
 use crate::inode::DataLayout;
 use crate::layout::{ChunkRecord, InodeV5};
@@ -18,7 +18,7 @@ use std::mem::offset_of;
 use zerocopy::little_endian::{U32, U64};
 
 /// Flag of an inode that has xattrs.
-const HAS_XATTR: u64 = 4;
+pub(crate) const HAS_XATTR: u64 = 4;
 /// Bytes of an inode before its name.
 const FIXED: u64 = size_of::<InodeV5>() as u64;
 /// Bytes of a chunk record.
@@ -257,7 +257,7 @@ impl Record<'_> {
 }
 
 /// With the padding behind it.
-fn padded(size: u64) -> u64 {
+pub(crate) fn padded(size: u64) -> u64 {
     size.next_multiple_of(8)
 }
 

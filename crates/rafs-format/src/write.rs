@@ -1,6 +1,10 @@
 //! Writing a bootstrap: a tree in, bytes out. The same tree and options always give the same bytes, and the placement of
 //! inodes is the reference builder's (docs/format.md, "Allocation order").
 
+mod v5;
+
+pub use v5::V5;
+
 use crate::layout::{
     BlobEntry, ChunkIndexEntry, ChunkRecord, DeviceSlot, Dirent, ErofsSuper, InodeExtended, RafsSuper,
     SUPER_OFFSET,
@@ -27,11 +31,30 @@ pub struct Options {
     pub explicit_ids: bool,
     /// Entries (positions in `Tree::entries`) for the prefetch table, in order.
     pub prefetch: Vec<u32>,
+    /// Layout to write.
+    pub form: Form,
 }
 
-/// The bytes of a v6 bootstrap: a multiple of 4096, at least 8192. `blobs` in table order, at most 254.
-/// Errors: what [`Tree::validate`] finds; a limit of the format (blobs, chunks, block addresses).
+/// Which layout is written, and what only that one says.
+#[derive(Debug, Clone, Default)]
+pub enum Form {
+    /// RAFS v6.
+    #[default]
+    V6,
+    /// RAFS v5.
+    V5(V5),
+}
+
+/// The bytes of a bootstrap: in v6 a multiple of 4096, at least 8192; in v5 a multiple of 8, at most 2 GiB. `blobs` in table order, at most 254
+/// (v5: 1024). Errors: what [`Tree::validate`] finds; a limit of the format (blobs, chunks, block addresses, length).
 pub fn bootstrap(tree: &Tree, blobs: &[Blob], options: &Options) -> Result<Vec<u8>, FormatError> {
+    match &options.form {
+        Form::V6 => bootstrap_v6(tree, blobs, options),
+        Form::V5(own) => v5::bootstrap(tree, blobs, options, own),
+    }
+}
+
+fn bootstrap_v6(tree: &Tree, blobs: &[Blob], options: &Options) -> Result<Vec<u8>, FormatError> {
     check_limits(tree, blobs, options)?;
     tree.validate(options.chunk_size)?;
     let tables = Tables::new(blobs, options)?;
@@ -46,17 +69,24 @@ const MAX_BLOBS: u64 = 254;
 const MAPPED_ALIGN: u64 = 0x8_0000;
 const SLOTS: u64 = 1408;
 
-fn check_limits(tree: &Tree, blobs: &[Blob], options: &Options) -> Result<(), FormatError> {
+/// Checks what has to be so in every version.
+fn check_common(blobs: &[Blob], options: &Options) -> Result<(), FormatError> {
     let size = options.chunk_size;
     let good = size.is_power_of_two() && (0x1000..=0x100_0000).contains(&size);
     require(good, "chunk size", 0, size.into(), "a power of two, 4 KiB to 16 MiB")?;
+    blobs.iter().try_for_each(|blob| {
+        let same = blob.chunk_size == size;
+        require(same, "chunk size of a blob", 0, blob.chunk_size.into(), "that of the image")
+    })
+}
+
+fn check_limits(tree: &Tree, blobs: &[Blob], options: &Options) -> Result<(), FormatError> {
+    check_common(blobs, options)?;
     let count = blobs.len() as u64;
     if count > MAX_BLOBS {
         return Err(FormatError::Limit { what: "number of blobs", found: count, limit: MAX_BLOBS });
     }
     for blob in blobs {
-        let same = blob.chunk_size == size;
-        require(same, "chunk size of a blob", 0, blob.chunk_size.into(), "that of the image")?;
         let bytes = blob.uncompressed_size;
         let whole = bytes > 0 && bytes.is_multiple_of(BLOCK);
         require(whole, "uncompressed size of a blob", 0, bytes, "a positive multiple of 4096")?;
@@ -64,7 +94,8 @@ fn check_limits(tree: &Tree, blobs: &[Blob], options: &Options) -> Result<(), Fo
     tree.chunks.iter().try_for_each(|chunk| check_chunk(chunk, blobs))
 }
 
-fn check_chunk(chunk: &Chunk, blobs: &[Blob]) -> Result<(), FormatError> {
+/// Checks that a chunk is one of a blob.
+fn check_chunk_place(chunk: &Chunk, blobs: &[Blob]) -> Result<(), FormatError> {
     let blob = blobs.get(chunk.blob as usize);
     let inside = blob.is_some_and(|blob| chunk.index < blob.chunk_count);
     require(
@@ -73,7 +104,11 @@ fn check_chunk(chunk: &Chunk, blobs: &[Blob]) -> Result<(), FormatError> {
         chunk.blob.into(),
         chunk.index.into(),
         "a chunk of a blob of the image",
-    )?;
+    )
+}
+
+fn check_chunk(chunk: &Chunk, blobs: &[Blob]) -> Result<(), FormatError> {
+    check_chunk_place(chunk, blobs)?;
     let offset = chunk.uncompressed_offset;
     let good = offset.is_multiple_of(BLOCK) && u32::try_from(offset / BLOCK).is_ok() && chunk.index < 1 << 24;
     require(
@@ -458,18 +493,8 @@ impl Writer<'_> {
             self.blobs.iter().all(|blob| blob.features.contains(BlobFeatures::INLINED_CHUNK_DIGEST));
         let xattrs = self.tree.inodes.iter().any(|inode| inode.xattrs.len > 0);
         let encrypted = self.blobs.iter().any(|blob| blob.cipher != Cipher::None);
-        let mut flags = if encrypted { SuperFlags::ENCRYPTION_AES_XTS } else { SuperFlags::ENCRYPTION_NONE };
-        flags |= match self.options.compressor {
-            Compressor::None => SuperFlags::COMPRESSION_NONE,
-            Compressor::Lz4Block => SuperFlags::COMPRESSION_LZ4,
-            Compressor::Gzip => SuperFlags::COMPRESSION_GZIP,
-            Compressor::Zstd => SuperFlags::COMPRESSION_ZSTD,
-        };
-        flags |= match self.options.digester {
-            DigestAlgorithm::Blake3 => SuperFlags::DIGEST_BLAKE3,
-            DigestAlgorithm::Sha256 => SuperFlags::DIGEST_SHA256,
-        };
-        flags.set(SuperFlags::EXPLICIT_IDS, self.options.explicit_ids);
+        let mut flags = coding_flags(self.options);
+        flags |= if encrypted { SuperFlags::ENCRYPTION_AES_XTS } else { SuperFlags::ENCRYPTION_NONE };
         flags.set(SuperFlags::HAS_XATTR, xattrs);
         flags.set(SuperFlags::INLINED_CHUNK_DIGEST, digested);
         flags
@@ -622,6 +647,22 @@ impl Writer<'_> {
         }
         Ok(())
     }
+}
+
+/// Flags that say how chunks are coded and what owners are.
+fn coding_flags(options: &Options) -> SuperFlags {
+    let mut flags = match options.compressor {
+        Compressor::None => SuperFlags::COMPRESSION_NONE,
+        Compressor::Lz4Block => SuperFlags::COMPRESSION_LZ4,
+        Compressor::Gzip => SuperFlags::COMPRESSION_GZIP,
+        Compressor::Zstd => SuperFlags::COMPRESSION_ZSTD,
+    };
+    flags |= match options.digester {
+        DigestAlgorithm::Blake3 => SuperFlags::DIGEST_BLAKE3,
+        DigestAlgorithm::Sha256 => SuperFlags::DIGEST_SHA256,
+    };
+    flags.set(SuperFlags::EXPLICIT_IDS, options.explicit_ids);
+    flags
 }
 
 /// A directory block being filled: entries and names grow apart and are joined at the end.

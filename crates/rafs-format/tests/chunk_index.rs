@@ -71,6 +71,7 @@ fn image(chunks: Vec<Chunk>, blobs: &[Blob]) -> Bootstrap<Vec<u8>> {
         digester: DigestAlgorithm::Blake3,
         explicit_ids: true,
         prefetch: Vec::new(),
+        form: write::Form::V6,
     };
     Bootstrap::parse(write::bootstrap(&tree, blobs, &options).unwrap()).unwrap()
 }

@@ -12,6 +12,7 @@ const OPTIONS: Options = Options {
     digester: DigestAlgorithm::Blake3,
     explicit_ids: true,
     prefetch: Vec::new(),
+    form: write::Form::V6,
 };
 
 /// A root with `count` files of this kind, named by their numbers.

@@ -84,6 +84,7 @@ pub fn image_of(chunk_size: u32, chunks: Vec<Chunk>, blobs: &[Blob]) -> Bootstra
         digester: DigestAlgorithm::Blake3,
         explicit_ids: true,
         prefetch: Vec::new(),
+        form: write::Form::V6,
     };
     Bootstrap::parse(write::bootstrap(&tree, blobs, &options).unwrap()).unwrap()
 }

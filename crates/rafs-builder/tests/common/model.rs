@@ -301,6 +301,7 @@ impl Maker {
             digester: DigestAlgorithm::Blake3,
             explicit_ids: true,
             prefetch: Vec::new(),
+            form: write::Form::V6,
         };
         let bytes = write::bootstrap(&self.tree, &blobs, &options).unwrap();
         std::fs::write(dir.join(name), bytes).unwrap();

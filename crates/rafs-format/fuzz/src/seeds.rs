@@ -92,6 +92,7 @@ fn image(children: Vec<(&str, Node<'_>)>) -> Result<Vec<u8>, FormatError> {
         digester: DigestAlgorithm::Blake3,
         explicit_ids: true,
         prefetch: vec![0, number(tree.entries.len()) - 1],
+        form: write::Form::V6,
     };
     let bytes = write::bootstrap(&tree, &blobs, &options)?;
     check(&Bootstrap::parse(&bytes)?, &mut |_| Ok::<(), FormatError>(()))?;

@@ -14,13 +14,13 @@ use std::ops::Range;
 
 /// Of the superblock.
 pub(crate) const MAGIC: u32 = 0x5241_4653;
-const VERSION: u32 = 0x500;
+pub(crate) const VERSION: u32 = 0x500;
 /// Bytes of the superblock, which no table and no inode may touch.
 pub(crate) const SUPER_SIZE: u64 = size_of::<SuperV5>() as u64;
-const MAX_LENGTH: u64 = 0x8000_0000;
+pub(crate) const MAX_LENGTH: u64 = 0x8000_0000;
 /// Most blobs of an image. The format has no limit, but what is kept of a blob is much longer than the shortest entry of one; an image has a
 /// blob for each of its layers, of which runtimes take 127, and one for each it shares chunks with.
-const MAX_BLOBS: usize = 1024;
+pub(crate) const MAX_BLOBS: usize = 1024;
 /// The root is the first inode.
 const ROOT: Nid = Nid(1);
 
