@@ -5,9 +5,10 @@
 //!
 //! A blob without chunk digests is hashed as a whole and then verified by [`pieces`].
 //!
-//! [`tree`] says by one digest what a whole file system is, and [`proof`] that one path is part of it.
+//! [`inode`] makes the digests that a v5 bootstrap states. [`tree`] says by one digest what a whole file system is, and [`proof`] that one path is part of it.
 #![forbid(unsafe_code)]
 
+pub mod inode;
 pub mod pieces;
 pub mod proof;
 pub mod tree;
