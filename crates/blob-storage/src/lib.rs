@@ -21,7 +21,7 @@ pub use oci_registry::client::SetupError;
 pub use oci_registry::login::Logins;
 pub use open::{OpenError, OpenOptions, open_backend};
 pub use patient::{Patience, Patient};
-pub use registry::Registry;
+pub use registry::{Registries, Registry};
 pub use retry::Retry;
 pub use route::{Care, Ping, Route, RouteKind, RouteStats, Routes};
 

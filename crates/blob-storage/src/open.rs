@@ -4,7 +4,7 @@
 use crate::config::{self, Mirror, Proxy, Remote};
 use crate::registry::cause;
 use crate::route::{Care, Ping, Route, RouteKind, Routes};
-use crate::{Backend, BackendCause, Logins, Patience, Patient, Registry, SetupError};
+use crate::{Backend, BackendCause, Patience, Patient, Registries, Registry, SetupError};
 use futures_util::future::BoxFuture;
 use oci_registry::client;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ pub enum OpenError {
 /// What a backend needs beside its configuration.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// Where logins are that the configuration does not have; `None` for nowhere.
-    pub logins: Option<Arc<Logins>>,
+    /// What backends of one process share, and the logins that configurations do not have.
+    pub registries: Registries,
 }
 
 /// The backend that `config` describes. What is on the network is tried again, by other routes where there are some, and answers in
@@ -48,8 +48,8 @@ pub fn open_backend(config: &config::Backend, options: &OpenOptions) -> Result<A
 /// A registry by proxy, mirrors and directly, in this order.
 fn open_registry(config: &config::Registry, options: &OpenOptions) -> Result<Arc<dyn Backend>, OpenError> {
     let remote = &config.remote;
-    let registry =
-        Registry::new(config).map_err(|source| OpenError::Registry { source: Box::new(source) })?;
+    let registry = Registry::shared(config, &options.registries)
+        .map_err(|source| OpenError::Registry { source: Box::new(source) })?;
     let name = registry.endpoint().to_owned();
     let mut before = Vec::new();
     before.extend(proxy(config, options)?);
@@ -79,7 +79,7 @@ fn proxy(config: &config::Registry, options: &OpenOptions) -> Result<Option<Rout
     }
     let Some(url) = url else { return Ok(None) };
     let wrong = |source| OpenError::Proxy { proxy: url.to_string(), source: Box::new(source) };
-    let registry = Registry::through(config, options.logins.clone(), url, *use_http).map_err(wrong)?;
+    let registry = Registry::through(config, &options.registries, url, *use_http).map_err(wrong)?;
     let care = Care {
         check_interval: *check_interval,
         check_pause_elapsed: *check_pause_elapsed,
@@ -93,7 +93,7 @@ fn proxy(config: &config::Registry, options: &OpenOptions) -> Result<Option<Rout
 fn mirror(config: &config::Registry, options: &OpenOptions, mirror: &Mirror) -> Result<Route, OpenError> {
     let name = mirror.host.to_string();
     let wrong = |source| OpenError::Mirror { mirror: name.clone(), source: Box::new(source) };
-    let registry = Registry::mirrored(config, options.logins.clone(), mirror).map_err(wrong)?;
+    let registry = Registry::mirrored(config, &options.registries, mirror).map_err(wrong)?;
     let care = Care {
         failure_limit: mirror.failure_limit.into(),
         check_interval: mirror.health_check_interval,

@@ -6,11 +6,22 @@ use crate::{Backend, BackendCause, BackendError, BlobReader, Priority, Status};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use oci_registry::Secret;
-use oci_registry::client::{Client, ClientError, ClientOptions, SetupError, Urgency, Via};
+use oci_registry::client::{Client, ClientError, ClientOptions, Clients, SetupError, Urgency, Via};
 use oci_registry::login::{Login, Logins};
 use rafs_format::BlobId;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
+
+/// Registries of one daemon: mounts share what they can, which is connections, tokens, and helpers that are asked for logins. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Registries(Arc<Clients>);
+
+impl Registries {
+    /// None is known yet. `logins` are asked where a configuration has none, or one that is refused.
+    pub fn new(logins: Logins) -> Self {
+        Self(Arc::new(Clients::new(Some(Arc::new(logins)))))
+    }
+}
 
 /// A repository. Its readers share connections, credentials and the knowledge where blobs are.
 #[derive(Debug)]
@@ -23,41 +34,41 @@ impl Registry {
     /// The repository that `config` names, asked directly, with the login there or none. Errors: names that no registry has, certificates
     /// that cannot be read.
     pub fn new(config: &config::Registry) -> Result<Self, SetupError> {
-        Self::with_logins(config, None)
+        Self::shared(config, &Registries::default())
     }
 
-    /// The same, where `logins` is asked when `config` has none, or one that is refused.
-    pub fn with_logins(config: &config::Registry, logins: Option<Arc<Logins>>) -> Result<Self, SetupError> {
-        Self::with(&ClientOptions { logins, ..options(config) }, &name(config))
+    /// The same, with connections, tokens and logins that others have, too.
+    pub fn shared(config: &config::Registry, registries: &Registries) -> Result<Self, SetupError> {
+        Self::with(&options(config), registries, &name(config))
     }
 
     /// The same repository, asked through a forward proxy.
     pub fn through(
         config: &config::Registry,
-        logins: Option<Arc<Logins>>,
+        registries: &Registries,
         proxy: &Url,
         use_http: bool,
     ) -> Result<Self, SetupError> {
         let via = Some(Via { url: Secret::new(proxy.expose()), use_http });
         let endpoint = format!("{} through {proxy}", name(config));
-        Self::with(&ClientOptions { logins, via, ..options(config) }, &endpoint)
+        Self::with(&ClientOptions { via, ..options(config) }, registries, &endpoint)
     }
 
     /// The same repository of a mirror, which is trusted with the login in `config`, as in Nydus 2.x: whoever writes the configuration
-    /// names both. `logins` is asked for those of the mirror. Errors: as for [`Registry::new`], and header fields that cannot be sent.
+    /// names both. The logins of this machine are asked for those of the mirror. Errors: as for [`Registry::new`], and header fields that cannot be sent.
     pub fn mirrored(
         config: &config::Registry,
-        logins: Option<Arc<Logins>>,
+        registries: &Registries,
         mirror: &config::Mirror,
     ) -> Result<Self, SetupError> {
         let host = mirror.host.authority().to_owned();
         let (https, headers) = (mirror.host.is_https(), mirror.headers.clone());
         let endpoint = format!("registry {}, repository {}", mirror.host, config.repo);
-        Self::with(&ClientOptions { https, host, logins, headers, ..options(config) }, &endpoint)
+        Self::with(&ClientOptions { https, host, headers, ..options(config) }, registries, &endpoint)
     }
 
-    fn with(options: &ClientOptions, endpoint: &str) -> Result<Self, SetupError> {
-        Ok(Self { client: Arc::new(Client::new(options)?), endpoint: endpoint.into() })
+    fn with(options: &ClientOptions, registries: &Registries, endpoint: &str) -> Result<Self, SetupError> {
+        Ok(Self { client: registries.0.client(options)?, endpoint: endpoint.into() })
     }
 
     /// What errors call it.
@@ -88,7 +99,6 @@ fn options(config: &config::Registry) -> ClientOptions {
         host: config.host.to_string(),
         repo: config.repo.clone(),
         login: config.auth.as_ref().map(login),
-        logins: None,
         token: config.registry_token.clone(),
         redirected_scheme: config.blob_url_scheme.map(scheme),
         redirected_host: config.blob_redirected_host.as_ref().map(ToString::to_string),

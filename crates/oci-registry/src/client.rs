@@ -9,17 +9,21 @@ mod answer;
 mod auth;
 mod error;
 mod header;
+mod http;
+mod shared;
 mod tls;
 mod via;
 
 pub use error::{ClientError, SetupError, TransportError};
 pub use header::{Challenge, ContentRange, challenges, content_range};
+pub use shared::Clients;
 pub use via::{Ping, Urgency, Via};
 
 use crate::Secret;
 use crate::login::{Login, Logins};
 use auth::{Account, Auth, Credential};
 use bytes::Bytes;
+use http::Transport;
 use parking_lot::Mutex;
 use reqwest::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
 use reqwest::{Response, StatusCode, Url};
@@ -37,13 +41,9 @@ const MAX_REDIRECTS: usize = 5;
 /// A redirect is remembered this long where nobody says how long it holds. Signed URLs live longer; what ends earlier is refused and
 /// asked for again.
 const REDIRECT_LIFE: Duration = Duration::from_secs(600);
-/// Where the whole request has no limit, silence has.
-const SILENCE: Duration = Duration::from_secs(60);
-/// Idle connections are kept this long, and so many of them.
-const IDLE: (Duration, usize) = (Duration::from_secs(60), 64);
 
 /// Where a registry is, and how to talk to it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct ClientOptions {
     /// TLS, or in the clear?
     pub https: bool,
@@ -53,8 +53,6 @@ pub struct ClientOptions {
     pub repo: String,
     /// Used before all that this machine has.
     pub login: Option<Login>,
-    /// Where logins are otherwise; `None` for nowhere.
-    pub logins: Option<Arc<Logins>>,
     /// Bearer token to begin with.
     pub token: Option<Secret>,
     /// Replaces the scheme of places the registry redirects to.
@@ -77,9 +75,23 @@ pub struct ClientOptions {
     pub headers: Vec<(String, Secret)>,
 }
 
+impl ClientOptions {
+    /// The part that decides about connections. Errors: certificates that cannot be read.
+    fn transport(&self) -> Result<Transport, SetupError> {
+        Ok(Transport {
+            skip_verify: self.skip_verify,
+            authorities: tls::read(&self.ca_cert_files)?,
+            connect_timeout: self.connect_timeout,
+            watch_silence: self.timeout.is_none(),
+            user_agent: self.user_agent.clone(),
+            via: self.via.clone(),
+        })
+    }
+}
+
 /// A client of one repository. Cheap to ask from many tasks at once. Must be used inside a tokio runtime with time and I/O.
 pub struct Client {
-    http: reqwest::Client,
+    http: Arc<reqwest::Client>,
     base: Url,
     /// The same in the clear, where that may be tried.
     clear: Option<Url>,
@@ -107,44 +119,33 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client; asks nothing yet. Errors: names that cannot be in a URL, certificates that cannot be read.
+    /// A client of its own, without the logins of this machine; asks nothing yet. [`Clients`] makes others.
+    /// Errors: names that cannot be in a URL, certificates that cannot be read.
     pub fn new(options: &ClientOptions) -> Result<Self, SetupError> {
+        Self::with(options, Arc::new(options.transport()?.build()?), None)
+    }
+
+    /// A client that uses `http`, and `logins` when it has no good one.
+    fn with(
+        options: &ClientOptions,
+        http: Arc<reqwest::Client>,
+        logins: Option<Arc<Logins>>,
+    ) -> Result<Self, SetupError> {
         let base = base(options)?;
         let clear = if options.skip_verify && options.https {
             Some(self::base(&ClientOptions { https: false, ..options.clone() })?)
         } else {
             None
         };
-        let tls = tls::config(options.skip_verify, &options.ca_cert_files)?;
-        let mut http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
-            .pool_idle_timeout(IDLE.0)
-            .pool_max_idle_per_host(IDLE.1);
-        if let Some(via) = &options.via {
-            http = http.proxy(via.proxy()?);
-        }
-        if !options.user_agent.is_empty() {
-            http = http.user_agent(&options.user_agent);
-        }
-        if let Some(limit) = options.connect_timeout {
-            http = http.connect_timeout(limit);
-        }
-        if options.timeout.is_none() {
-            http = http.read_timeout(SILENCE);
-        }
-        let http = http.build().map_err(|source| SetupError::Http { source })?;
         let verified = options.https && !options.skip_verify;
         let account = Account {
             host: options.host.clone(),
             repo: options.repo.clone(),
             tls: verified,
             timeout: options.timeout,
-            logins: options.logins.clone(),
+            logins,
         };
-        let auth = Auth::new(http.clone(), account, options.login.clone(), options.token.as_ref());
+        let auth = Auth::new((*http).clone(), account, options.login.clone(), options.token.as_ref());
         let auth = auth.ok().ok_or(SetupError::Token)?;
         let redirected = (options.redirected_scheme, options.redirected_host.clone());
         let (is_clear, places, timeout) = (OnceLock::new(), Mutex::default(), options.timeout);

@@ -3,7 +3,7 @@
 
 mod support;
 
-use oci_registry::client::{Client, ClientError};
+use oci_registry::client::{Client, ClientError, ClientOptions, Clients};
 use oci_registry::login::{Found, HelperError, Login, LoginError, Logins};
 use parking_lot::Mutex;
 use std::ffi::OsString;
@@ -46,8 +46,12 @@ impl Home {
         Logins::new(vec![self.at("config.json")]).with_path(path)
     }
 
-    fn client(&self, server: &Server) -> Client {
-        server.client(|options| options.logins = Some(Arc::new(self.logins())))
+    fn client(&self, server: &Server) -> Arc<Client> {
+        self.client_with(server, |_| {})
+    }
+
+    fn client_with(&self, server: &Server, change: impl FnOnce(&mut ClientOptions)) -> Arc<Client> {
+        Clients::new(Some(Arc::new(self.logins()))).client(&server.options(change)).unwrap()
     }
 
     /// How often helpers were run that note it.
@@ -143,10 +147,7 @@ async fn a_login_given_comes_first_and_the_machine_knows_more() {
     let password = Arc::new(Mutex::new(basic("u:given")));
     let server = registry(&password);
     home.write("config.json", &file(server.address, "u", "found"));
-    let client = server.client(|options| {
-        options.login = Some(basic("u:given"));
-        options.logins = Some(Arc::new(home.logins()));
-    });
+    let client = home.client_with(&server, |options| options.login = Some(basic("u:given")));
     assert_eq!(client.read(DIGEST, 0..10).await.unwrap(), BLOB);
     *password.lock() = basic("u:found");
     assert_eq!(client.read(DIGEST, 0..10).await.unwrap(), BLOB);
@@ -174,13 +175,9 @@ async fn a_helper_is_run_once_for_all_who_wait_and_again_when_refused() {
     );
     let password = Arc::new(Mutex::new(basic("u:one")));
     let server = registry(&password);
-    let logins = Arc::new(home.logins());
-    let clients: Vec<_> = ["a/b", "c/d"]
-        .map(|repo| {
-            let logins = Some(Arc::clone(&logins));
-            Arc::new(server.client(|options| (options.repo, options.logins) = (repo.into(), logins)))
-        })
-        .into();
+    let shared = Clients::new(Some(Arc::new(home.logins())));
+    let clients = ["a/b", "c/d"]
+        .map(|repo| shared.client(&server.options(|options| options.repo = repo.into())).unwrap());
     let all = || {
         let one = |n: usize| {
             let client = Arc::clone(&clients[n % 2]);
@@ -251,10 +248,7 @@ async fn a_helper_slower_than_a_read_may_be_is_there_for_the_next_one() {
         "echo >> $HOME_DIR/runs; while [ ! -e $HOME_DIR/go ]; do sleep 0.01; done; echo '{\"Username\":\"u\",\"Secret\":\"p\"}'",
     );
     let server = registry(&Arc::new(Mutex::new(basic("u:p"))));
-    let client = server.client(|options| {
-        options.logins = Some(Arc::new(home.logins()));
-        options.timeout = Some(Duration::from_millis(300));
-    });
+    let client = home.client_with(&server, |options| options.timeout = Some(Duration::from_millis(300)));
     let error = client.read(DIGEST, 0..1).await.unwrap_err();
     assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
     home.write("go", "");

@@ -3,6 +3,7 @@
 use crate::image::Image;
 use crate::{DaemonError, Options};
 use blob_cache::{BlobCache, CacheStats};
+use blob_storage::{Logins, Registries};
 use rafs_fuse::{Mount, MountOptions, Unmounter};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ impl Daemon {
     /// Errors: the bootstrap is missing or damaged, a blob is missing, the cache directory or the mountpoint cannot be used.
     pub fn start(options: &Options) -> Result<Self, DaemonError> {
         let started = Instant::now();
-        let Image { rafs, caches } = Image::open(options)?;
+        let registries = Registries::new(Logins::of_environment(|name| std::env::var_os(name)));
+        let Image { rafs, caches } = Image::open(options, &registries)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let runtime = Builder::new_multi_thread()
             .worker_threads(cores)

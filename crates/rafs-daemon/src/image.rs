@@ -4,7 +4,7 @@ use crate::config::{Backend as BackendConfig, Cache, Config, Store};
 use crate::{DaemonError, Options};
 use blob_cache::{BlobCache, CacheOptions};
 use blob_storage::config::Auth;
-use blob_storage::{Backend, Logins, OpenOptions, open_backend};
+use blob_storage::{Backend, OpenOptions, Registries, open_backend};
 use bytes::Bytes;
 use rafs_codec::sections;
 use rafs_format::{Blob, Bootstrap, DigestAlgorithm};
@@ -29,12 +29,12 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Reads the bootstrap, looks for every blob, opens the caches. Reads no data.
-    pub(crate) fn open(options: &Options) -> Result<Self, DaemonError> {
+    /// Reads the bootstrap, looks for every blob, opens the caches. Reads no data. `registries` are those of the daemon.
+    pub(crate) fn open(options: &Options, registries: &Registries) -> Result<Self, DaemonError> {
         refuse_unsupported(&options.config)?;
         let path = options.bootstrap.as_path();
         let bootstrap = read_bootstrap(path)?;
-        let backend = backend(&options.config.backend)?;
+        let backend = backend(&options.config.backend, registries)?;
         let open = |blob| open_cache(path, blob, &*backend, &options.config.cache).map(Arc::new);
         let caches: Vec<_> = bootstrap.blobs().iter().map(open).collect::<Result<_, _>>()?;
         let rafs = Rafs::new(bootstrap, caches.clone());
@@ -113,14 +113,13 @@ fn read_inside(path: &Path) -> Result<Option<Bytes>, DaemonError> {
 }
 
 /// The backend of `config`. Local files must be there now; what is on the network is asked when data is read, and only then.
-fn backend(config: &BackendConfig) -> Result<Arc<dyn Backend>, DaemonError> {
+fn backend(config: &BackendConfig, registries: &Registries) -> Result<Arc<dyn Backend>, DaemonError> {
     let mut config = config.clone();
     if let (BackendConfig::Registry(registry), Some(auth)) = (&mut config, std::env::var_os(PULL_AUTH)) {
         let auth = auth.to_str().and_then(|text| Auth::new(text.trim()));
         registry.auth = Some(auth.ok_or(DaemonError::PullAuth)?);
     }
-    let logins = Some(Arc::new(Logins::of_environment(|name| std::env::var_os(name))));
-    Ok(open_backend(&config, &OpenOptions { logins })?)
+    Ok(open_backend(&config, &OpenOptions { registries: registries.clone() })?)
 }
 
 fn open_cache(

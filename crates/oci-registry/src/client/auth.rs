@@ -22,6 +22,9 @@ use token::TokenService;
 /// Logins that are remembered as refused: a helper may have another one each time.
 const MAX_REFUSED: usize = 4;
 
+/// While a token is good, a renewal that failed is tried again after this long.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+
 /// Something that opens a registry.
 #[derive(Debug)]
 pub struct Credential {
@@ -35,8 +38,15 @@ pub struct Credential {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
     Basic(Login),
-    /// To be renewed from then on; `None`: nobody said.
-    Token(Option<Instant>),
+    /// `None`: nobody said how long it lives.
+    Token(Option<Life>),
+}
+
+/// When a token is to be renewed, and when it is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Life {
+    renewal: Instant,
+    end: Instant,
 }
 
 impl Credential {
@@ -71,9 +81,21 @@ impl Credential {
         matches!(self.kind, Kind::Token(_))
     }
 
-    fn is_stale(&self, now: Instant) -> bool {
-        matches!(self.kind, Kind::Token(Some(end)) if end <= now)
+    /// Is it time to renew it? If so, can it still be used meanwhile?
+    fn age(&self, now: Instant) -> Age {
+        match self.kind {
+            Kind::Token(Some(life)) if life.end <= now => Age::Over,
+            Kind::Token(Some(life)) if life.renewal <= now => Age::Old,
+            Kind::Token(_) | Kind::Basic(_) => Age::Fresh,
+        }
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    Fresh,
+    Old,
+    Over,
 }
 
 /// What messages call a login.
@@ -104,6 +126,8 @@ struct State {
     service: Option<TokenService>,
     /// Does the token service want POST?
     post: bool,
+    /// No renewal of a token that is still good begins before.
+    renewal: Option<Instant>,
     /// Logins that the registry has refused since it last took one; not sent again while there are others.
     refused: Vec<Found>,
     /// Searches begun.
@@ -187,18 +211,31 @@ impl Auth {
         state.refused.clear();
     }
 
-    /// What to send now; a token near its end is renewed first. `None`: nothing is known to be wanted.
+    /// What to send now. A token near its end is renewed beside, and one past it first. `None`: nothing is known to be wanted.
     pub async fn current(&self, ticket: Ticket) -> Option<Arc<Credential>> {
-        let (current, service) = {
-            let state = self.0.state.lock();
-            (state.current.clone()?, state.service.clone())
-        };
-        match service.filter(|_| current.is_stale(Instant::now())) {
-            // The old one may do yet; if not, the registry says so.
-            Some(service) => {
-                Some(self.fly(Way::Token(service), Some(&current), ticket).await.unwrap_or(current))
+        let now = Instant::now();
+        let (current, service, age) = {
+            let mut state = self.0.state.lock();
+            let current = state.current.clone()?;
+            let mut age = current.age(now);
+            if age == Age::Old && state.renewal.is_some_and(|renewal| now < renewal) {
+                age = Age::Fresh;
             }
-            None => Some(current),
+            if age == Age::Old {
+                state.renewal = now.checked_add(RENEWAL_PAUSE);
+            }
+            (current, state.service.clone(), age)
+        };
+        let Some(service) = service.filter(|_| age != Age::Fresh) else { return Some(current) };
+        match self.board(Way::Token(service), Some(&current), ticket) {
+            // What is over may do yet; if not, the registry says so.
+            Ok(answer) => Some(answer.unwrap_or(current)),
+            Err(flight) if age == Age::Over => Some(flight.await.unwrap_or(current)),
+            Err(flight) => {
+                // Ends by itself; what it brings is in its place then, and what it fails with is told when it matters.
+                drop(tokio::spawn(flight));
+                Some(current)
+            }
         }
     }
 
@@ -369,5 +406,30 @@ mod tests {
         let found = Found { login: Login::Password(secret), from: "given".into() };
         let shown = format!("{token:?} {:?} {found:?}", Credential::basic(&found).unwrap());
         assert!(!shown.contains("covert"), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_the_renewal_of_a_token_that_is_good() {
+        // Takes connections and says nothing.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let realm = format!("Bearer realm=\"http://{}/token\"", silent.local_addr().unwrap());
+        let account = Account { host: "h".into(), repo: "r".into(), tls: false, timeout: None, logins: None };
+        let service = TokenService::of(&challenges(&realm)[0], &account);
+        let auth = Auth::new(reqwest_client(), account, None, None).unwrap();
+        let now = Instant::now();
+        let life = Life { renewal: now, end: now + Duration::from_secs(1000) };
+        let token =
+            Credential::new("Bearer", &Secret::new("t"), Kind::Token(Some(life)), String::new()).unwrap();
+        let token = Arc::new(token);
+        (auth.0.state.lock().current, auth.0.state.lock().service) = (Some(Arc::clone(&token)), service);
+        for _ in 0..3 {
+            let ticket = auth.ticket();
+            assert!(Arc::ptr_eq(&auth.current(ticket).await.unwrap(), &token));
+        }
+        assert_eq!(auth.0.state.lock().flights, 1, "a renewal was begun, and one only");
+    }
+
+    fn reqwest_client() -> reqwest::Client {
+        crate::client::ClientOptions::default().transport().unwrap().build().unwrap()
     }
 }

@@ -9,15 +9,27 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What to trust: any certificate, or those of the system's authorities and of those in `files`.
+/// Files with their contents.
+pub type Files = Vec<(PathBuf, Vec<u8>)>;
+
+/// Reads all of `paths`.
+pub fn read(paths: &[PathBuf]) -> Result<Files, SetupError> {
+    let one = |path: &PathBuf| match std::fs::read(path) {
+        Ok(bytes) => Ok((path.clone(), bytes)),
+        Err(source) => Err(SetupError::ReadCertificates { path: path.clone(), source }),
+    };
+    paths.iter().map(one).collect()
+}
+
+/// What to trust: any certificate, or those of the system's authorities and of those in `files`, in PEM.
 /// A system without authorities is none to complain about: https fails there, and plain http needs none.
-pub fn config(skip_verify: bool, files: &[PathBuf]) -> Result<ClientConfig, SetupError> {
+pub fn config(skip_verify: bool, files: &Files) -> Result<ClientConfig, SetupError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
-    for file in files {
-        let own = certificates(file)?;
+    for (path, pem) in files {
+        let own = certificates(path, pem)?;
         if own.is_empty() || roots.add_parsable_certificates(own).1 > 0 {
-            return Err(SetupError::Certificates { path: file.clone() });
+            return Err(SetupError::Certificates { path: path.clone() });
         }
     }
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -32,10 +44,8 @@ pub fn config(skip_verify: bool, files: &[PathBuf]) -> Result<ClientConfig, Setu
 }
 
 /// All certificates in a PEM file.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
-    let pem = std::fs::read(path)
-        .map_err(|source| SetupError::ReadCertificates { path: path.to_path_buf(), source })?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SetupError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     found.ok().ok_or_else(|| SetupError::Certificates { path: path.to_path_buf() })
 }
 
@@ -84,17 +94,12 @@ mod tests {
 
     #[test]
     fn files_without_certificates_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ca.pem");
-        assert!(matches!(
-            config(false, std::slice::from_ref(&path)),
-            Err(SetupError::ReadCertificates { .. })
-        ));
+        let path = PathBuf::from("/none/ca.pem");
+        assert!(matches!(read(std::slice::from_ref(&path)), Err(SetupError::ReadCertificates { .. })));
         for wrong in ["", "x", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
-            std::fs::write(&path, wrong).unwrap();
-            let refused = config(true, std::slice::from_ref(&path));
+            let refused = config(true, &vec![(path.clone(), wrong.into())]);
             assert!(matches!(refused, Err(SetupError::Certificates { .. })), "{wrong}");
         }
-        assert!(config(false, &[]).is_ok() && config(true, &[]).is_ok());
+        assert!(config(false, &vec![]).is_ok() && config(true, &vec![]).is_ok());
     }
 }

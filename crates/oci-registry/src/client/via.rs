@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// A forward proxy that requests go through.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Via {
     /// Where it is, with user and password if need be.
     pub url: Secret,
@@ -141,7 +141,7 @@ impl Ping {
     ) -> Result<Self, SetupError> {
         let url = Url::parse(url).ok().ok_or(SetupError::Ping)?;
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::config(skip_verify, ca_cert_files)?)
+            .tls_backend_preconfigured(tls::config(skip_verify, &tls::read(ca_cert_files)?)?)
             .no_proxy()
             .build()
             .map_err(|source| SetupError::Http { source })?;

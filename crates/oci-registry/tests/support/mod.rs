@@ -90,6 +90,10 @@ impl Server {
     }
 
     pub fn client(&self, change: impl FnOnce(&mut ClientOptions)) -> Client {
+        Client::new(&self.options(change)).unwrap()
+    }
+
+    pub fn options(&self, change: impl FnOnce(&mut ClientOptions)) -> ClientOptions {
         let mut options = ClientOptions {
             host: self.address.to_string(),
             repo: "a/b".into(),
@@ -97,7 +101,7 @@ impl Server {
             ..ClientOptions::default()
         };
         change(&mut options);
-        Client::new(&options).unwrap()
+        options
     }
 
     pub fn asked(&self, path: &str) -> Vec<Request> {

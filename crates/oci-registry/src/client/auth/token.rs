@@ -1,6 +1,6 @@
 //! Tokens, and the services that give them to who has a login, or to everybody (the distribution specification's bearer tokens, and OAuth2).
 
-use super::{Account, Credential, Inner, Kind, Search, name};
+use super::{Account, Credential, Inner, Kind, Life, Search, name};
 use crate::Secret;
 use crate::client::answer;
 use crate::client::error::ClientError;
@@ -9,6 +9,7 @@ use crate::client::{limited, redact};
 use crate::login::Login;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{RequestBuilder, Url};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
 /// Life of a token whose service does not say.
@@ -17,6 +18,8 @@ const DEFAULT_LIFE: Duration = Duration::from_secs(600);
 const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// A token is renewed this long before its end, but not more than a tenth of its life.
 const MARGIN: Duration = Duration::from_secs(20);
+/// And before that by a random part of this, or of another tenth: daemons that were started together do not come together for ever.
+const MAX_JITTER: Duration = Duration::from_secs(300);
 /// Longest answer of a token service, in bytes.
 const MAX_ANSWER: usize = 256 << 10;
 /// How we call ourselves to token services; some want a name.
@@ -120,7 +123,7 @@ impl Inner {
             let hidden = login.map(Login::hidden).unwrap_or_default();
             return Err(answer::status(response, |line| redact(line, &hidden)).await);
         }
-        token(&answer::all(&mut response, MAX_ANSWER).await?, Instant::now())
+        token(&answer::all(&mut response, MAX_ANSWER).await?, Instant::now(), random())
     }
 
     fn request(
@@ -173,40 +176,63 @@ fn refused(search: &Search, error: &ClientError) -> ClientError {
     ClientError::Refused { with: names.join(" and "), said: error.to_string() }
 }
 
+/// A number that differs each time; the standard library has no other source of them.
+fn random() -> u32 {
+    let bits = RandomState::new().build_hasher().finish();
+    u32::try_from(bits >> 32).unwrap_or(u32::MAX)
+}
+
+/// When a token that lives for `life` from `now` on is to be renewed. `random` says how much jitter there is.
+fn life(now: Instant, life: Duration, random: u32) -> Option<Life> {
+    let tenth = life / 10;
+    let jitter = tenth.min(MAX_JITTER).mul_f64(f64::from(random) / f64::from(u32::MAX));
+    let renewal = now.checked_add(life.saturating_sub(MARGIN.min(tenth) + jitter))?;
+    Some(Life { renewal, end: now.checked_add(life)? })
+}
+
 /// The token in the JSON `body` of an answer that came at `now`.
-fn token(body: &[u8], now: Instant) -> Result<Credential, ClientError> {
+fn token(body: &[u8], now: Instant, random: u32) -> Result<Credential, ClientError> {
     let unusable = || ClientError::Answer { found: "an answer without a token" };
     let body: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let body = body.ok_or_else(unusable)?;
     let field = |name: &str| body.get(name).and_then(|value| value.as_str()).filter(|text| !text.is_empty());
     let text = field("token").or_else(|| field("access_token")).ok_or_else(unusable)?;
-    let life = body.get("expires_in").and_then(serde_json::Value::as_u64).map(Duration::from_secs);
-    let life = life.unwrap_or(DEFAULT_LIFE).min(MAX_LIFE);
-    let renewal = now.checked_add(life.saturating_sub(MARGIN.min(life / 10)));
-    Credential::new("Bearer", &Secret::new(text), Kind::Token(renewal), "a token".into())
+    let lives = body.get("expires_in").and_then(serde_json::Value::as_u64).map(Duration::from_secs);
+    let life = life(now, lives.unwrap_or(DEFAULT_LIFE).min(MAX_LIFE), random);
+    Credential::new("Bearer", &Secret::new(text), Kind::Token(life), "a token".into())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Age;
     use super::*;
     use crate::client::header::challenges;
 
     #[test]
     fn tokens_are_renewed_before_their_end() {
         let now = Instant::now();
-        for (body, renewal) in [
-            (r#"{"token": "a", "expires_in": 300}"#, 280),
-            (r#"{"access_token": "a", "expires_in": 10}"#, 9),
-            (r#"{"token": "", "access_token": "a"}"#, 580),
-            (r#"{"token": "a", "expires_in": 18446744073709551615}"#, 24 * 3600 - 20),
+        for (body, [first, last, end]) in [
+            (r#"{"token": "a", "expires_in": 300}"#, [250, 280, 300]),
+            (r#"{"access_token": "a", "expires_in": 10}"#, [8, 9, 10]),
+            (r#"{"token": "", "access_token": "a"}"#, [520, 580, 600]),
+            (r#"{"token": "a", "expires_in": 18446744073709551615}"#, [86080, 86380, 86400]),
         ] {
-            let found = token(body.as_bytes(), now).unwrap();
-            assert_eq!(found.header().to_str().unwrap(), "Bearer a");
-            let at = |seconds| now + Duration::from_secs(seconds);
-            assert!(!found.is_stale(at(renewal - 1)) && found.is_stale(at(renewal)), "{body}");
+            for (random, renewal) in [(u32::MAX, first), (0, last)] {
+                let found = token(body.as_bytes(), now, random).unwrap();
+                assert_eq!(found.header().to_str().unwrap(), "Bearer a");
+                let at = |seconds| found.age(now + Duration::from_secs(seconds));
+                assert_eq!(
+                    [at(renewal - 1), at(renewal), at(end - 1)],
+                    [Age::Fresh, Age::Old, Age::Old],
+                    "{body}"
+                );
+                assert_eq!(at(end), Age::Over, "{body}");
+            }
         }
+        // Over as soon as it is there.
+        assert_eq!(token(br#"{"token": "a", "expires_in": 0}"#, now, 0).unwrap().age(now), Age::Over);
         for wrong in ["", "{}", "[]", r#"{"token": 1}"#, r#"{"token": "a\n"}"#] {
-            assert!(token(wrong.as_bytes(), now).is_err(), "{wrong}");
+            assert!(token(wrong.as_bytes(), now, 0).is_err(), "{wrong}");
         }
     }
 
