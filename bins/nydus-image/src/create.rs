@@ -2,7 +2,7 @@
 
 mod units;
 
-use crate::merge::chunk_dict;
+use crate::merge::{chunk_dict, parent};
 use crate::prefetch::{self, PrefetchPolicy};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -14,6 +14,7 @@ use rafs_builder::output::{Outputs, Place};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::FileTypeExt;
@@ -63,7 +64,7 @@ pub struct CreateArgs {
     /// Threads that hash and compress; one for each core, at most 16, if not given. The image does not depend on it.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Markers in a directory that say that something of a lower layer is gone.
+    /// Markers that say that something of a lower layer is gone: of --parent-bootstrap. Without it those of a directory are left out, those of a tar kept.
     #[arg(long, value_enum, default_value_t = WhiteoutArg::Oci)]
     whiteout_spec: WhiteoutArg,
     /// What the paths to prefetch, read from standard input or --prefetch-files, are for.
@@ -99,6 +100,9 @@ pub struct CreateArgs {
     /// Use chunks of this image instead of storing them again: `PATH` or `bootstrap=PATH`. May be given several times; the first that has a chunk counts.
     #[arg(long, value_name = "BOOTSTRAP")]
     chunk_dict: Vec<String>,
+    /// Lay SOURCE over this image, and use its chunks. The image stays as it is.
+    #[arg(long, value_name = "FILE")]
+    parent_bootstrap: Option<OsString>,
     #[command(flatten)]
     units: units::UnitArgs,
     #[command(flatten)]
@@ -112,9 +116,6 @@ struct LaterArgs {
     /// Encrypt the blob.
     #[arg(short = 'E', long)]
     encrypt: bool,
-    /// Build on top of this image.
-    #[arg(long, value_name = "FILE")]
-    parent_bootstrap: Option<String>,
     /// Write cache files instead of a blob.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["blob", "blob_dir", "blob_inline_meta"])]
     blob_cache_dir: Option<PathBuf>,
@@ -138,7 +139,9 @@ struct LaterArgs {
 const EXAMPLES: &str = "Examples:
   nydus-image create -B image.boot -D blobs layer.tar.gz
   zstd -dc layer.tar.zst | nydus-image create -B image.boot -b image.blob -
-  nydus-image create -t dir-rafs -D images -J result.json rootfs/";
+  nydus-image create -t dir-rafs -D images -J result.json rootfs/
+  nydus-image create --parent-bootstrap base.boot -D images changes.tar
+  nydus-image create --chunk-dict bootstrap=known.boot -B image.boot -b image.blob layer.tar";
 
 /// Kinds of conversion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -225,10 +228,8 @@ pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
 /// Refuses what this version does not do, by name.
 fn refuse_later(args: &CreateArgs) -> anyhow::Result<()> {
     let later = &args.later;
-    let parent = later.parent_bootstrap.as_deref().is_some_and(|parent| !parent.is_empty());
     let options = [
         (later.encrypt, "--encrypt"),
-        (parent, "--parent-bootstrap"),
         (later.attributes.is_some(), "--attributes"),
         (later.external_blob.is_some(), "--external-blob"),
         (later.blob_meta.is_some(), "--blob-meta"),
@@ -291,6 +292,7 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
         )?,
         prefetch_table: args.prefetch_policy == PrefetchPolicy::Fs,
         toc: args.features == Some(Feature::BlobToc),
+        parent: parent(args.parent_bootstrap.as_deref()),
         chunk_dicts: args.chunk_dict.iter().map(|text| chunk_dict(text)).collect::<anyhow::Result<_>>()?,
     })
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use rafs_builder::merge::{self, BlobId, Digest, Options, Report, Source, Whiteouts};
 use rafs_builder::output::{Outputs, Place};
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,7 @@ pub struct MergeArgs {
     blob_dir: Option<PathBuf>,
     /// An image below all layers, which may be merged itself.
     #[arg(long, value_name = "FILE")]
-    parent_bootstrap: Option<PathBuf>,
+    parent_bootstrap: Option<OsString>,
     /// An image with whose chunks the layers were built. May be given several times.
     #[arg(long, value_name = "BOOTSTRAP")]
     chunk_dict: Vec<String>,
@@ -112,9 +113,8 @@ fn options(args: &MergeArgs) -> anyhow::Result<Options> {
     fill("--blob-sizes", &args.blob_sizes, &mut sources, |s, v| s.blob_size = Some(v))?;
     fill("--blob-toc-digests", &args.blob_toc_digests, &mut sources, |s, v| s.toc_digest = Some(v))?;
     fill("--blob-toc-sizes", &args.blob_toc_sizes, &mut sources, |s, v| s.toc_size = Some(v))?;
-    let given = |path: &PathBuf| !path.as_os_str().is_empty();
     Ok(Options {
-        parent: args.parent_bootstrap.clone().filter(given),
+        parent: parent(args.parent_bootstrap.as_deref()),
         sources,
         chunk_dicts: args.chunk_dict.iter().map(|text| chunk_dict(text)).collect::<anyhow::Result<_>>()?,
         whiteouts: match args.whiteout_spec {
@@ -141,6 +141,11 @@ fn fill<T: Clone>(
     ensure!(found == wanted, "{name} has {found} items for {wanted} sources: one for each is needed");
     sources.iter_mut().zip(list).for_each(|(source, item)| set(source, item.clone()));
     Ok(())
+}
+
+/// The bootstrap of a parent; integrators give an empty path for none.
+pub fn parent(path: Option<&OsStr>) -> Option<PathBuf> {
+    path.filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// The bootstrap of a chunk dictionary: `PATH` or `bootstrap=PATH`.
@@ -171,7 +176,8 @@ fn check_result(args: &MergeArgs) -> anyhow::Result<()> {
     let Some(path) = args.output_json.as_deref().filter(|path| !path.exists() || path.is_file()) else {
         return Ok(());
     };
-    let others = args.sources.iter().chain(&args.parent_bootstrap).chain(&args.bootstrap);
+    let parent = parent(args.parent_bootstrap.as_deref());
+    let others = args.sources.iter().chain(&parent).chain(&args.bootstrap);
     for other in others {
         let same = real(other) == real(path);
         ensure!(!same, "--output-json {} is the same file as {}", path.display(), other.display());

@@ -355,3 +355,36 @@ fn conversion_with_a_chunk_dictionary() {
     let said = fails(1, &[&size[..], &[str(&source)]].concat());
     assert!(said.contains("Inconsistent RAFS Filesystem: the chunk size"), "{said}");
 }
+
+/// A commit on top of an image: one command makes the new layer and the whole new image; an empty parent is none.
+#[test]
+fn building_on_top_of_an_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (base, boot, json, source) = (at("base"), at("boot"), at("json"), at("source"));
+    std::fs::write(&source, layer(&[("a", "1"), ("b", "2"), ("dir/c", "3")])).unwrap();
+    let (blobs, none) = (dir.path().join("blobs"), ["--parent-bootstrap", ""]);
+    std::fs::create_dir(&blobs).unwrap();
+    let create = ["create", "-l", "warn", "-D", str(&blobs), "-J", str(&json), str(&source), "-B"];
+    quiet(&[&create[..], &[str(&base)], &none].concat(), b"");
+    std::fs::write(&source, layer(&[(".wh.a", ""), ("b", "1"), ("dir/d", "4")])).unwrap();
+    quiet(&[&create[..], &[str(&boot), "--parent-bootstrap", str(&base)]].concat(), b"");
+    let said: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(said["blobs"].as_array().unwrap().len(), 2);
+    assert_eq!(said["trace"]["registered_events"]["dedup_chunks"], 1, "what was in /a");
+    let (out, check) = (at("out.tar"), ["check", "-l", "warn", "--data", "-D", str(&blobs), str(&boot)]);
+    assert!(run(&check, b"").status.success());
+    quiet(&["unpack", "-l", "warn", "-D", str(&blobs), "-B", str(&boot), "--output", str(&out)], b"");
+    let mut archive = tar::Archive::new(std::fs::File::open(out).unwrap());
+    let mut found: Vec<(String, String)> = Vec::new();
+    for entry in archive.entries().unwrap().map(Result::unwrap).filter(|e| e.header().entry_type().is_file())
+    {
+        let path = entry.path().unwrap().to_str().unwrap().to_owned();
+        found.push((path, std::io::read_to_string(entry).unwrap()));
+    }
+    let expected = [("b", "1"), ("dir/c", "3"), ("dir/d", "4")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    assert_eq!(found, expected);
+    let size = [&create[..], &[str(&at("x")), "--chunk-size", "0x1000", "--parent-bootstrap", str(&base)]];
+    assert!(fails(1, &size.concat()).contains("Inconsistent RAFS Filesystem: the chunk size"));
+    assert!(!at("x").exists());
+}

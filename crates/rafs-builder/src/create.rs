@@ -7,16 +7,19 @@ mod blob;
 mod collect;
 mod directory;
 mod known;
+mod layered;
 mod pipeline;
 mod tar;
 
 use crate::digest;
+use crate::merge::MergeError;
 use crate::open::OpenError;
 use crate::output::{Output, OutputError, Outputs, Place};
 use crate::tree::{NodeId, TreeBuilder, TreeError};
 use blob::{Done, Tail};
 use chunk_store::{Dictionary, DictionaryError};
 use collect::Stored;
+use known::Known;
 pub use oci_registry::layer::End;
 use oci_registry::layer::LayerError;
 use pipeline::{Coding, Feeder, Stopped};
@@ -55,6 +58,8 @@ pub enum CreateError {
     Tree(#[from] TreeError),
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error(transparent)]
+    Merge(#[from] MergeError),
     #[error("Inconsistent RAFS Filesystem: {what} of {} is {found}, that of the new image is {expected}", path.display())]
     Inconsistent { path: PathBuf, what: &'static str, found: String, expected: String },
     #[error("the chunks of {} cannot be used", path.display())]
@@ -111,7 +116,7 @@ pub struct Options {
     pub threads: usize,
     /// Id of the blob instead of its SHA-256.
     pub blob_id: Option<BlobId>,
-    /// Markers left out of a directory.
+    /// Markers left out of a directory; with a parent, those of any source that say what of it is gone.
     pub whiteouts: Whiteouts,
     /// Absolute paths to fetch first, in order.
     pub prefetch: Vec<Vec<u8>>,
@@ -121,6 +126,8 @@ pub struct Options {
     pub toc: bool,
     /// Images whose chunks are used instead of being stored again; of the same chunk in several, that of the first.
     pub chunk_dicts: Vec<PathBuf>,
+    /// An image that the source is laid over, and whose chunks are used, too. Whiteouts of the source mean something then.
+    pub parent: Option<PathBuf>,
 }
 
 /// Where an image goes.
@@ -158,6 +165,7 @@ impl Default for Options {
             prefetch_table: false,
             toc: false,
             chunk_dicts: Vec::new(),
+            parent: None,
         }
     }
 }
@@ -215,19 +223,24 @@ pub fn create(
 ) -> Result<Report, CreateError> {
     let started = Instant::now();
     let places = places.into();
-    let known = known::load(options)?;
+    let known = Known::load(options)?;
+    let from_tar = matches!(input, Input::Tar(_));
     let bootstrap = places.bootstrap.map(|place| outputs.start(place)).transpose()?;
     let blob = outputs.start(places.blob)?;
     let blob_path = blob.path();
-    let (read, mut stored, blob) = store(input, options, known.as_ref(), blob, progress)?;
+    let (read, mut stored, blob) = store(input, options, known.dictionary.as_ref(), blob, progress)?;
     let mut tail = Tail::new(blob, &blob_path, options, bootstrap.is_none(), &stored);
     let described = tail.put_chunk_table(&stored)?;
     let data_time = started.elapsed();
     let write_started = Instant::now();
     let Scanned { tree, whiteouts, skipped_xattrs, end } = read;
     let chunks = stored.chunks.len() as u64;
-    let table = known::join(&mut stored, known.as_ref())?;
+    let table = known::join(&mut stored, known.dictionary.as_ref())?;
     let sealed = Sealed::new(tree, &mut stored, options);
+    let (sealed, table) = match &known.parent {
+        Some(parent) => sealed.on_top_of(parent, &table, described.as_ref(), options, from_tar)?,
+        None => (sealed, table),
+    };
     let blobs = table.with_own(described.as_ref());
     let ((outputs, id, blob_size), tree_digest) = std::thread::scope(|scope| {
         // Beside writing, which has one thread: a twentieth of the time of a build of small files otherwise.

@@ -11,10 +11,12 @@ use crate::open::{Image, OpenError};
 use crate::output::{OutputError, Outputs, Place};
 use crate::tree::{NodeId, TreeBuilder, TreeError};
 use blobs::Table;
+pub(crate) use blobs::named_blobs;
 pub use layer::Whiteouts;
+use rafs_format::tree::Tree;
 use rafs_format::write::{self, Options as WriteOptions};
+use rafs_format::{Blob, Chunk, FormatError, SuperFlags};
 pub use rafs_format::{BlobId, Compressor, Digest};
-use rafs_format::{Chunk, FormatError, SuperFlags};
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
@@ -127,7 +129,7 @@ pub fn merge(options: &Options, place: Place, outputs: &Outputs) -> Result<Repor
     let started = Instant::now();
     let mut dict = HashSet::new();
     for path in &options.chunk_dicts {
-        dict.extend(Image::open(path)?.blobs().iter().map(|blob| blob.id.clone()));
+        dict.extend(named_blobs(&Image::open(path)?)?.into_iter().map(|blob| blob.id));
     }
     let mut merged = Merged::new(options.whiteouts);
     if let Some(path) = &options.parent {
@@ -150,6 +152,39 @@ pub fn merge(options: &Options, place: Place, outputs: &Outputs) -> Result<Repor
     Ok(report)
 }
 
+/// A tree that was laid over an image.
+#[derive(Debug)]
+pub(crate) struct OnTop {
+    pub tree: Tree,
+    /// All blobs of the image, and behind them those of what is above it.
+    pub blobs: Vec<Blob>,
+    /// Where the blobs of what is above are among these.
+    pub places: Vec<u32>,
+    /// Entries for the prefetch table.
+    pub prefetch: Vec<u32>,
+}
+
+/// Lays `upper`, which nobody wrote yet, over `parent`. `implied`: its directories may only be there because something is in them.
+pub(crate) fn on_top(
+    parent: &Image,
+    upper: &Image,
+    whiteouts: Whiteouts,
+    implied: bool,
+    prefetch: &[Vec<u8>],
+) -> Result<OnTop, MergeError> {
+    let mut merged = Merged::new(Whiteouts::None);
+    let places = merged.blobs.add_image(parent)?;
+    layer::lay(&mut merged, parent, &places)?;
+    (merged.whiteouts, merged.implied) = (whiteouts, implied);
+    let places = upper.blobs().iter().map(|blob| merged.blobs.add(blob.clone(), upper.path()));
+    let places = places.collect::<Result<Vec<_>, _>>()?;
+    layer::lay(&mut merged, upper, &places)?;
+    let wanted: Vec<NodeId> = prefetch.iter().filter_map(|path| merged.tree.find(names(path))).collect();
+    let chunk_size = upper.bootstrap().superblock().chunk_size;
+    let (tree, prefetch) = merged.tree.finish(&merged.chunks, merged.file_chunks, chunk_size, &wanted);
+    Ok(OnTop { tree, blobs: merged.blobs.all(), places, prefetch: prefetch.into_iter().flatten().collect() })
+}
+
 /// What all layers must have in common, and the layer that said so first.
 #[derive(Debug)]
 struct Common {
@@ -162,6 +197,8 @@ struct Common {
 #[derive(Debug)]
 struct Merged {
     whiteouts: Whiteouts,
+    /// May a directory be there only because something is in it?
+    implied: bool,
     common: Option<Common>,
     /// What the superblock of the topmost layer says.
     top: Option<rafs_format::Superblock>,
@@ -178,6 +215,7 @@ impl Merged {
     fn new(whiteouts: Whiteouts) -> Self {
         Self {
             whiteouts,
+            implied: true,
             common: None,
             top: None,
             tree: TreeBuilder::new(),

@@ -52,6 +52,15 @@ impl Image {
         Ok(Self { path: path.to_path_buf(), bootstrap, blobs, inside })
     }
 
+    /// An image that is in no file yet; errors name it as `name`.
+    pub(crate) fn in_memory(name: &str, bytes: Vec<u8>) -> Result<Self, OpenError> {
+        let path = PathBuf::from(name);
+        let parsed = Bootstrap::parse(bytes);
+        let bootstrap = parsed.map_err(|source| OpenError::Format { path: path.clone(), source })?;
+        let blobs = bootstrap.blobs().to_vec();
+        Ok(Self { path, bootstrap, blobs, inside: false })
+    }
+
     /// The file it was read from, as given.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,4 +1,4 @@
-//! Merging layers against a model that is a map from paths to what is there, and against GNU tar: random layers with whiteouts of both kinds, opaque
+//! Merging layers, and building them on top of each other, against a model that is a map from paths to what is there, and against GNU tar: random layers with whiteouts of both kinds, opaque
 //! directories, implied parents, links and changes of type.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
@@ -6,7 +6,7 @@ mod common;
 
 use common::{Entry as Seen, Tree as SeenTree, dir_tree, sha256, tar_tree};
 use proptest::prelude::*;
-use rafs_builder::create::{Input, Options as CreateOptions, Places, create};
+use rafs_builder::create::{Input, Options as CreateOptions, Places, Whiteouts as CreateWhiteouts, create};
 use rafs_builder::merge::{Options, Source, Whiteouts, merge};
 use rafs_builder::open::{BlobSource, Image, LocalFs};
 use rafs_builder::output::{Outputs, Place};
@@ -246,22 +246,49 @@ fn seen(state: &BTreeMap<Names, Node>) -> SeenTree {
     tree
 }
 
-/// Blobs with their bootstraps, one for each layer; a layer without data as its bootstrap alone.
+/// A blob with its bootstrap of one tar; without data its bootstrap alone.
+fn build_one(dir: &Path, bytes: &[u8], options: &CreateOptions) -> PathBuf {
+    let options = CreateOptions { chunk_size: 4096, threads: 1, toc: true, ..options.clone() };
+    let places = Places { bootstrap: None, blob: Place::Directory(dir.to_path_buf()) };
+    let input = Input::Tar(Box::new(bytes));
+    create(input, &options, places, &Outputs::new(), &|_| {}).unwrap().blob_path.unwrap()
+}
+
+/// One for each layer.
 fn build(dir: &Path, layers: &[Layer]) -> Vec<PathBuf> {
-    let build = |(number, layer): (usize, &Layer)| {
-        let bytes = tar(number, layer);
-        let input = Input::Tar(Box::new(bytes.as_slice()));
-        let options = CreateOptions { chunk_size: 4096, threads: 1, toc: true, ..CreateOptions::default() };
-        let places = Places { bootstrap: None, blob: Place::Directory(dir.to_path_buf()) };
-        create(input, &options, places, &Outputs::new(), &|_| {}).unwrap().blob_path.unwrap()
-    };
-    layers.iter().enumerate().map(build).collect()
+    let layers = layers.iter().enumerate();
+    layers.map(|(number, layer)| build_one(dir, &tar(number, layer), &CreateOptions::default())).collect()
+}
+
+/// The same, each built with the chunks of those before it.
+fn build_with_dictionaries(dir: &Path, layers: &[Layer]) -> Vec<PathBuf> {
+    let mut built = Vec::new();
+    for (number, layer) in layers.iter().enumerate() {
+        let options = CreateOptions { chunk_dicts: built.clone(), ..CreateOptions::default() };
+        built.push(build_one(dir, &tar(number, layer), &options));
+    }
+    built
+}
+
+/// An image of nothing, and each layer built on top of what is there.
+fn build_on_top(dir: &Path, layers: &[Layer], whiteouts: CreateWhiteouts) -> Vec<u8> {
+    let mut below = build_one(dir, &[0; 1024], &CreateOptions::default());
+    for (number, layer) in layers.iter().enumerate() {
+        let options = CreateOptions { parent: Some(below), whiteouts, ..CreateOptions::default() };
+        below = build_one(dir, &tar(number, layer), &options);
+    }
+    unpacked(dir, &below)
 }
 
 /// Merges blobs and unpacks what comes of it.
 fn merged(dir: &Path, options: &Options) -> Vec<u8> {
     merge(options, Place::File(dir.join("boot")), &Outputs::new()).unwrap();
-    let image = Image::open(&dir.join("boot")).unwrap();
+    unpacked(dir, &dir.join("boot"))
+}
+
+/// The tar of an image.
+fn unpacked(dir: &Path, boot: &Path) -> Vec<u8> {
+    let image = Image::open(boot).unwrap();
     check::structure(&image).unwrap();
     let source =
         BlobSource::new(Arc::new(LocalFs { dir: Some(dir.to_path_buf()), ..LocalFs::default() })).unwrap();
@@ -275,7 +302,7 @@ fn sources(paths: &[PathBuf]) -> Vec<Source> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
     fn merging_is_laying_maps_over_each_other(layers in prop::collection::vec(layer(), 1..5)) {
         let dir = tempfile::tempdir().unwrap();
@@ -287,8 +314,22 @@ proptest! {
             }
             let options = Options { sources: sources(&paths), whiteouts, ..Options::default() };
             let found = tar_tree(&merged(dir.path(), &options));
-            prop_assert_eq!(found, seen(&state), "{:?}", whiteouts);
+            let expected = seen(&state);
+            prop_assert_eq!(&found, &expected, "{:?}", whiteouts);
+            let same = match whiteouts {
+                Whiteouts::Oci => CreateWhiteouts::Oci,
+                Whiteouts::Overlayfs => CreateWhiteouts::Overlayfs,
+                Whiteouts::None => CreateWhiteouts::None,
+            };
+            let found = tar_tree(&build_on_top(dir.path(), &layers, same));
+            prop_assert_eq!(&found, &expected, "{:?}, each on top of the last", whiteouts);
         }
+        // With the chunks of lower layers it is the same tree.
+        let shared = build_with_dictionaries(dir.path(), &layers);
+        let options = Options { sources: sources(&shared), chunk_dicts: shared, whiteouts: Whiteouts::None, ..Options::default() };
+        let found = tar_tree(&merged(dir.path(), &options));
+        let plain = Options { sources: sources(&paths), whiteouts: Whiteouts::None, ..Options::default() };
+        prop_assert_eq!(found, tar_tree(&merged(dir.path(), &plain)));
         // In two steps it is the same image.
         let whole = std::fs::read(dir.path().join("boot")).unwrap();
         for cut in 1..layers.len() {

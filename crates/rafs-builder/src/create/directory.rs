@@ -20,7 +20,9 @@ pub(super) fn read<W>(
     options: &Options,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Scanned, CreateError> {
-    let mut scan = Scan { read: Scanned::default(), links: HashMap::new(), whiteouts: options.whiteouts };
+    // On top of a parent they mean something.
+    let whiteouts = if options.parent.is_some() { Whiteouts::None } else { options.whiteouts };
+    let mut scan = Scan { read: Scanned::default(), links: HashMap::new(), whiteouts };
     scan.root(root)?;
     let mut open = vec![(root.to_path_buf(), scan.read.tree.root())];
     while let Some((path, node)) = open.pop() {

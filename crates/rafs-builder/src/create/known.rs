@@ -5,38 +5,58 @@
 
 use super::collect::Stored;
 use super::{CreateError, Options};
+use crate::merge;
 use crate::open::Image;
 use chunk_store::{Builder, Dictionary};
 use rafs_format::{Blob, BlobId, Chunk, SuperFlags, Version};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// Reads the dictionaries of `options`; `None` where there are none. Errors: one that is not built as the new image will be, or that contradicts another.
-pub(super) fn load(options: &Options) -> Result<Option<Dictionary>, CreateError> {
-    if options.chunk_dicts.is_empty() {
-        return Ok(None);
-    }
-    let mut builder = Builder::new(options.digester);
-    for path in &options.chunk_dicts {
-        let image = Image::open(path)?;
-        check_alike(&image, options)?;
-        let skipped = builder.skipped();
-        builder
-            .add(image.bootstrap(), image.blobs())
-            .map_err(|source| CreateError::Known { path: path.clone(), source })?;
-        let skipped = builder.skipped() - skipped;
-        if skipped > 0 {
-            let (path, digester) = (path.display(), options.digester.name());
-            tracing::warn!(
-                "{skipped} chunks of {path} are not used: their digests are not by {digester}, or their blobs are elsewhere"
-            );
-        }
-    }
-    Ok(Some(builder.finish()))
+/// What there is before a build.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// The image that is built upon.
+    pub parent: Option<Image>,
+    /// Chunks of all images that are given.
+    pub dictionary: Option<Dictionary>,
 }
 
-/// Refuses an image whose chunks cannot be part of the one that is built.
-fn check_alike(image: &Image, options: &Options) -> Result<(), CreateError> {
+impl Known {
+    /// Reads the dictionaries and the parent of `options`. Of the same chunk in several, that of the first dictionary counts, that of the parent last.
+    /// Errors: an image that is not built as the new one will be, or that contradicts another.
+    pub fn load(options: &Options) -> Result<Self, CreateError> {
+        let mut builder = Builder::new(options.digester);
+        for path in &options.chunk_dicts {
+            let image = Image::open(path)?;
+            check_alike(&image, options, true)?;
+            let skipped = add(&mut builder, &image)?;
+            if skipped > 0 {
+                let (path, digester) = (path.display(), options.digester.name());
+                tracing::warn!(
+                    "{skipped} chunks of {path} are not used: their digests are not by {digester}, or their blobs are elsewhere"
+                );
+            }
+        }
+        let parent = options.parent.as_deref().map(Image::open).transpose()?;
+        if let Some(parent) = &parent {
+            check_alike(parent, options, false)?;
+            add(&mut builder, parent)?;
+        }
+        let any = parent.is_some() || !options.chunk_dicts.is_empty();
+        Ok(Self { parent, dictionary: any.then(|| builder.finish()) })
+    }
+}
+
+/// Adds the chunks of an image. Returns how many cannot be used.
+fn add(builder: &mut Builder, image: &Image) -> Result<u64, CreateError> {
+    let failed = |source| CreateError::Known { path: image.path().to_path_buf(), source };
+    let before = builder.skipped();
+    builder.add(image.bootstrap(), &merge::named_blobs(image)?).map_err(failed)?;
+    Ok(builder.skipped() - before)
+}
+
+/// Refuses an image that cannot be part of the one that is built; with `by_digest`, also one whose chunks it would not find.
+fn check_alike(image: &Image, options: &Options, by_digest: bool) -> Result<(), CreateError> {
     let superblock = image.bootstrap().superblock();
     let kind = |tarfs: bool| if tarfs { "a tarfs" } else { "RAFS" }.to_owned();
     let owners = |kept: bool| if kept { "kept" } else { "left out" }.to_owned();
@@ -49,7 +69,8 @@ fn check_alike(image: &Image, options: &Options) -> Result<(), CreateError> {
         ("the digester", superblock.digester.name().to_owned(), options.digester.name().to_owned()),
         ("what becomes of owners", owners(is_set(SuperFlags::EXPLICIT_IDS)), owners(true)),
     ];
-    match facts.into_iter().find(|(_, found, expected)| found != expected) {
+    let counts = |what: &str| by_digest || what != "the digester";
+    match facts.into_iter().find(|(what, found, expected)| found != expected && counts(what)) {
         Some((what, found, expected)) => {
             Err(CreateError::Inconsistent { path: image.path().to_path_buf(), what, found, expected })
         }
@@ -96,6 +117,17 @@ pub(super) struct BlobTable {
 }
 
 impl BlobTable {
+    /// A table of `blobs`, of which that at `own` is the own one.
+    pub fn new(blobs: Vec<Blob>, own: Option<u32>) -> Self {
+        let slot = |(at, blob)| Some(blob).filter(|_| Some(at) != own);
+        Self { slots: (0..).zip(blobs).map(slot).collect() }
+    }
+
+    /// Position of the own blob, if there is one.
+    pub fn own(&self) -> Option<usize> {
+        self.slots.iter().position(Option::is_none)
+    }
+
     /// The table, with what is known of the own blob by now.
     pub fn with_own(&self, own: Option<&Blob>) -> Vec<Blob> {
         self.slots.iter().filter_map(|slot| slot.as_ref().or(own)).cloned().collect()

@@ -19,7 +19,7 @@ pub(super) struct Table {
 impl Table {
     /// Adds the blobs of an image as they are. Returns the position of each.
     pub fn add_image(&mut self, image: &Image) -> Result<Vec<u32>, MergeError> {
-        image.blobs().iter().map(|blob| self.add(blob.clone(), image.path())).collect()
+        named_blobs(image)?.into_iter().map(|blob| self.add(blob, image.path())).collect()
     }
 
     /// Adds the blobs of a layer: at most one of its own, besides those of the chunk dictionary.
@@ -41,7 +41,8 @@ impl Table {
         image.blobs().iter().map(|blob| self.add(described(blob)?, path)).collect()
     }
 
-    fn add(&mut self, mut blob: Blob, path: &Path) -> Result<u32, MergeError> {
+    /// Adds a blob unless it is there. Returns its position.
+    pub fn add(&mut self, mut blob: Blob, path: &Path) -> Result<u32, MergeError> {
         // From now on its bootstrap is elsewhere, and its id is known.
         blob.features.remove(BlobFeatures::INLINED_FS_META);
         let next = u32::try_from(self.blobs.len())
@@ -64,6 +65,11 @@ impl Table {
         self.blobs.get(at as usize).map(|(blob, path)| (&blob.id, path.as_path()))
     }
 
+    /// All blobs.
+    pub fn all(self) -> Vec<Blob> {
+        self.blobs.into_iter().map(|(blob, _)| blob).collect()
+    }
+
     /// The blobs that `chunks` lie in, in order of first use; the chunks are changed to match.
     pub fn used_by(self, chunks: &mut [Chunk]) -> Vec<Blob> {
         let mut moved = vec![None; self.blobs.len()];
@@ -79,6 +85,13 @@ impl Table {
         }
         used
     }
+}
+
+/// The blobs of an image under the names they are found by. Errors: one that only its file names, which says nothing.
+pub(crate) fn named_blobs(image: &Image) -> Result<Vec<Blob>, MergeError> {
+    let (source, inside) = (Source::at(image.path()), image.is_inside_blob());
+    let named = |blob: &Blob| Ok(Blob { id: own_id(blob, &source, inside)?, ..blob.clone() });
+    image.blobs().iter().map(named).collect()
 }
 
 /// A layer's own blob, with what its caller knows.

@@ -137,6 +137,11 @@ impl Layer<'_> {
         Ok(())
     }
 
+    /// Is this a directory that its layer only implies, by what is in it? Layers do not say so, but builders give such a directory these attributes.
+    fn is_implied(&self, attributes: Attributes, xattrs: &[u8]) -> bool {
+        self.merged.implied && attributes == Attributes::IMPLIED && xattrs.is_empty()
+    }
+
     fn failed(&self, path: &[&[u8]], source: TreeError) -> Stop {
         let what = format!("{:?}", String::from_utf8_lossy(&path.join(&b'/')));
         Stop::Merge(MergeError::Tree { path: self.image.path().to_path_buf(), what, source })
@@ -149,7 +154,7 @@ impl Layer<'_> {
             let path = self.image.path().to_path_buf();
             MergeError::Tree { path, what: "the root".to_owned(), source }
         };
-        if !is_implied(attributes, &xattrs) {
+        if !self.is_implied(attributes, &xattrs) {
             self.merged.tree.set_root(attributes, &xattrs).map_err(failed)?;
         }
         self.enter(inode, root, opaque)
@@ -158,11 +163,12 @@ impl Layer<'_> {
     fn directory(&mut self, visit: &Visit<'_>, parent: NodeId, name: &[u8]) -> Result<(), Stop> {
         let (xattrs, opaque) = self.xattrs(&visit.inode)?;
         let attributes = attributes(&visit.inode);
+        let implied = self.is_implied(attributes, &xattrs);
         let tree = &mut self.merged.tree;
         let below =
             tree.child(parent, name).filter(|&node| tree.file_type(node) == Some(FileType::Directory));
         let node = match below {
-            Some(node) if is_implied(attributes, &xattrs) => Ok(node),
+            Some(node) if implied => Ok(node),
             _ => tree.insert(parent, name, attributes, &Content { xattrs: &xattrs, ..Content::default() }),
         };
         let node = node.map_err(|source| self.failed(visit.path, source))?;
@@ -301,9 +307,4 @@ fn attributes(inode: &Inode) -> Attributes {
         mtime_secs: inode.mtime_secs,
         mtime_nanos: inode.mtime_nanos,
     }
-}
-
-/// Is this a directory that its layer only implies, by what is in it? Layers do not say so, but builders give such a directory these attributes.
-fn is_implied(attributes: Attributes, xattrs: &[u8]) -> bool {
-    attributes == Attributes::IMPLIED && xattrs.is_empty()
 }
