@@ -11,6 +11,7 @@
 mod disk;
 mod error;
 mod flight;
+mod made;
 mod ready;
 mod tar;
 
@@ -357,20 +358,37 @@ impl BlobCache {
         if let Some(found) = self.load(chunk) {
             return Ok(found);
         }
-        let verified = match self.table(chunk).await? {
+        let verified = match self.table(chunk, None).await? {
             None => self.cut_from_unit(chunk, None).await?,
-            Some(table) => {
-                let found = self.cut_from_unit(chunk, Some(&table)).await;
-                if found.is_err() {
-                    // What was remembered may be why, and nothing else would ever question it.
-                    *self.last_batch.lock() = None;
-                    *self.table.lock().await = None;
-                }
-                found?
-            }
+            Some(table) => self.cut_from_batch(chunk, table).await?,
         };
         self.keep(chunk, &verified);
         Ok(verified)
+    }
+
+    /// The chunk of a blob with batches. Where it is wrong, what was remembered may be why, and nothing else would ever question it: it is
+    /// dropped, and the chunk is looked for once more if another route has another table.
+    async fn cut_from_batch(
+        &self,
+        chunk: &Chunk,
+        table: Arc<UnitTable>,
+    ) -> Result<VerifiedChunk, CacheError> {
+        let found = self.cut_from_unit(chunk, Some(&table)).await;
+        if found.is_ok() {
+            return found;
+        }
+        self.forget_batches().await;
+        let Ok(Some(other)) = self.table(chunk, Some(&table)).await else { return found };
+        let again = if other == table { found } else { self.cut_from_unit(chunk, Some(&other)).await };
+        if again.is_err() {
+            self.forget_batches().await;
+        }
+        again
+    }
+
+    async fn forget_batches(&self) {
+        *self.last_batch.lock() = None;
+        *self.table.lock().await = None;
     }
 
     /// The chunk out of its unit, which is fetched unless it is the last batch.
@@ -381,32 +399,37 @@ impl BlobCache {
     ) -> Result<VerifiedChunk, CacheError> {
         let unit = self.codec.unit(&self.blob, chunk, table);
         let unit = unit.map_err(|source| self.wrong_place(chunk, source))?;
-        let plain = match table.and_then(|_| self.remembered(&unit)) {
-            Some(batch) => batch,
-            None => self.fetch_unit(chunk, &unit).await?,
-        };
-        if table.is_some() {
-            *self.last_batch.lock() = Some((unit.compressed.start, plain.clone()));
+        if let Some(batch) = table.and_then(|_| self.remembered(&unit)) {
+            return self.verify_in(chunk, &unit, batch);
         }
-        let whole = unit.start == 0 && plain.len() == chunk.uncompressed_size as usize;
-        let plain = if whole { plain } else { self.cut(chunk, &unit, &plain)? };
-        self.verify(chunk, plain.into())
+        let (verified, batch) = self.fetch_unit(chunk, &unit, table.is_some()).await?;
+        if let Some(batch) = batch {
+            *self.last_batch.lock() = Some((unit.compressed.start, batch));
+        }
+        Ok(verified)
     }
 
-    /// The table of units of a blob with batches, which comes with the first chunk.
-    async fn table(&self, chunk: &Chunk) -> Result<Option<Arc<UnitTable>>, CacheError> {
+    /// The table of units of a blob with batches, which comes with the first chunk. `not` is one that led to a wrong chunk; it is the answer
+    /// only where nobody has another one.
+    async fn table(
+        &self,
+        chunk: &Chunk,
+        not: Option<&Arc<UnitTable>>,
+    ) -> Result<Option<Arc<UnitTable>>, CacheError> {
         let Some(range) = self.codec.table_range(&self.blob) else { return Ok(None) };
         let mut known = self.table.lock().await;
         if let Some(table) = &*known {
             return Ok(Some(Arc::clone(table)));
         }
-        let bytes = self.reader.read(range, Priority::OnDemand).await;
+        let decode = |bytes: &Bytes| self.codec.table(&self.blob, bytes).map(Arc::new);
+        let usable = |bytes: &Bytes| decode(bytes).is_ok_and(|table| not != Some(&table));
+        let bytes = self.reader.read_checked(range, Priority::OnDemand, &usable).await;
         let bytes = bytes.map_err(|source| self.unreachable(chunk, source))?;
-        let table = self.codec.table(&self.blob, &bytes).map_err(|error| match error {
+        let table = decode(&bytes).map_err(|error| match error {
             UnitError::Format(source) => self.wrong_place(chunk, source),
             UnitError::Codec(source) => self.undecodable(chunk, source),
         })?;
-        Ok(Some(Arc::clone(known.insert(Arc::new(table)))))
+        Ok(Some(Arc::clone(known.insert(table))))
     }
 
     /// The plain bytes of a batch, when it is the last one that was decoded.
@@ -417,20 +440,42 @@ impl BlobCache {
             .then(|| plain.clone())
     }
 
-    /// Fetches, decrypts and decompresses a unit. Its bytes are *unverified*.
-    async fn fetch_unit(&self, chunk: &Chunk, unit: &Unit) -> Result<Bytes, CacheError> {
+    /// Fetches a unit and takes `chunk` out of it; also the unit itself, *unverified*, where `is_batch`. Where one route's bytes are not those of the
+    /// blob, the next one is asked.
+    async fn fetch_unit(
+        &self,
+        chunk: &Chunk,
+        unit: &Unit,
+        is_batch: bool,
+    ) -> Result<(VerifiedChunk, Option<Bytes>), CacheError> {
         let bytes = (unit.compressed.end - unit.compressed.start) + u64::from(unit.uncompressed_size);
         let units = u32::try_from(bytes.min(BUDGET).div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
         // Closed never.
         let _room = self.budget.acquire_many(units).await.ok();
-        let stored = self.reader.read(unit.compressed.clone(), Priority::OnDemand).await;
-        let stored = stored.map_err(|source| self.unreachable(chunk, source))?;
+        let made = made::read(&*self.reader, unit.compressed.clone(), Priority::OnDemand, |stored| {
+            let plain = self.decode(chunk, unit, stored)?;
+            let batch = is_batch.then(|| plain.clone());
+            Ok((self.verify_in(chunk, unit, plain)?, batch))
+        });
+        let (size, found) = made.await.map_err(|source| self.unreachable(chunk, source))?;
         self.counters.fetches.fetch_add(1, Ordering::Relaxed);
-        self.counters.fetched_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
+        self.counters.fetched_bytes.fetch_add(size, Ordering::Relaxed);
+        found
+    }
+
+    /// Decrypts and decompresses a unit.
+    fn decode(&self, chunk: &Chunk, unit: &Unit, stored: Bytes) -> Result<Bytes, CacheError> {
         let mut decoder = self.decoders.lock().pop().unwrap_or_default();
         let plain = self.codec.decode(&mut decoder, unit, stored.into());
         self.decoders.lock().push(decoder);
         plain.map(Bytes::from).map_err(|source| self.undecodable(chunk, source))
+    }
+
+    /// `chunk` in a decoded unit.
+    fn verify_in(&self, chunk: &Chunk, unit: &Unit, plain: Bytes) -> Result<VerifiedChunk, CacheError> {
+        let whole = unit.start == 0 && plain.len() == chunk.uncompressed_size as usize;
+        let plain = if whole { plain } else { self.cut(chunk, unit, &plain)? };
+        self.verify(chunk, plain.into())
     }
 
     /// The bytes of `chunk` in a decoded unit.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use blob_cache::{BlobCache, CacheError, CacheOptions, Part};
+use blob_storage::{Backend, Care, Route, RouteKind, Routes};
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use rafs_format::{BlobFeatures, Compressor};
@@ -9,7 +10,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 use testkit::blob::{self, TestBlob};
-use testkit::reader::{Mood, TestReader};
+use testkit::reader::{Mood, OneBlob, TestReader};
 
 const SIZES: [usize; 6] = [5000, 4096, 1, 70_000, 4097, 300_000];
 
@@ -465,6 +466,27 @@ async fn a_wrong_batch_or_table_is_not_remembered() {
     assert_eq!(reader.requests().len(), before + 1);
     reader.set(Mood::Healthy);
     assert_all_right(&cache, &blob).await;
+}
+
+/// No digest covers the table: a route that has another one is found out by the chunks that it leads to.
+#[tokio::test]
+async fn a_wrong_table_costs_a_fetch_by_another_route() {
+    let blob = batched();
+    let route = |kind, bytes| {
+        let reader = TestReader::new(bytes);
+        let backend = Arc::new(OneBlob(reader.clone()));
+        (Route::new(kind, "test", backend, Care::default()), reader)
+    };
+    for at in 5000..5064 {
+        let mut wrong = blob.bytes.to_vec();
+        wrong[at] ^= 0x11;
+        let (first, _) = route(RouteKind::Proxy, wrong);
+        let (last, origin) = route(RouteKind::Origin, blob.bytes.to_vec());
+        let reader = Routes::new(vec![first], last, None).open(&blob.blob.id).unwrap();
+        let cache = Arc::new(BlobCache::without_disk(&blob.blob, reader).unwrap());
+        assert_all_right(&cache, &blob).await;
+        assert!(origin.requests().len() <= 3, "byte {at}: {:?}", origin.requests());
+    }
 }
 
 proptest! {

@@ -62,7 +62,7 @@ impl Unit {
 }
 
 /// The chunk table of a blob with batches, decoded.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitTable {
     bytes: Vec<u8>,
     entries: u32,

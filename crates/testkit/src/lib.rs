@@ -1,7 +1,9 @@
 //! Reference models, generators and failing readers for tests. Never a normal dependency.
 
 pub mod blob;
+pub mod http;
 pub mod image;
+pub mod peer;
 pub mod reader;
 pub mod tree;
 
