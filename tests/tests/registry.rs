@@ -1,7 +1,7 @@
 //! Blobs in a real registry, `docker-registry`: read as ranges, and by files of a mount; with and without password; killed in the middle.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use blob_storage::config::{self, Auth, Remote};
+use blob_storage::config::{self, Auth, ClientCert, Remote};
 use blob_storage::{Backend, BackendCause, BlobReader, Patience, Patient, Priority, Registry};
 use bytes::Bytes;
 use rafs_format::BlobId;
@@ -35,6 +35,8 @@ enum Kind {
     Open,
     Password,
     Tls,
+    /// With TLS, and only for those that have a certificate.
+    Mutual,
 }
 
 impl DockerRegistry {
@@ -45,7 +47,7 @@ impl DockerRegistry {
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut registry = Self { dir: tempfile::tempdir().unwrap(), port, kind, process: None };
-        if kind == Kind::Tls && !make_certificates(registry.dir.path()) {
+        if matches!(kind, Kind::Tls | Kind::Mutual) && !make_certificates(registry.dir.path()) {
             return None;
         }
         registry.up();
@@ -57,6 +59,11 @@ impl DockerRegistry {
         let dir = self.dir.path().display();
         let tls = match self.kind {
             Kind::Tls => format!(", tls: {{certificate: {dir}/leaf.pem, key: {dir}/leaf.key}}"),
+            Kind::Mutual => {
+                format!(
+                    ", tls: {{certificate: {dir}/leaf.pem, key: {dir}/leaf.key, clientcas: [{dir}/ca.pem]}}"
+                )
+            }
             Kind::Open | Kind::Password => String::new(),
         };
         let mut text = format!(
@@ -122,7 +129,7 @@ impl DockerRegistry {
     /// `backend` of a configuration of version 1, as the snapshotter writes it.
     fn backend(&self, auth: Option<&str>) -> String {
         let auth = auth.map_or("null".into(), |auth| format!("\"{auth}\""));
-        let scheme = if self.kind == Kind::Tls { "https" } else { "http" };
+        let scheme = if matches!(self.kind, Kind::Tls | Kind::Mutual) { "https" } else { "http" };
         format!(
             r#"{{"type": "registry", "config": {{"scheme": "{scheme}", "host": "127.0.0.1:{}", "repo": "{REPO}", "auth": {auth},
                 "skip_verify": false, "timeout": 30, "connect_timeout": 5, "retry_limit": 1, "blob_url_scheme": "",
@@ -265,6 +272,24 @@ fn certificates_are_checked_against_the_authorities_given() {
                 "{files:?} {skip_verify} {error}"
             );
             assert_eq!(error.to_string().contains("certificate"), !believed, "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_registry_that_wants_certificates_gets_ours() {
+    let Some(registry) = DockerRegistry::start(Kind::Mutual) else { return };
+    let id = BlobId::new(&sha256(b"other")).unwrap();
+    let file = |name: &str| registry.dir.path().join(name);
+    let ours = ClientCert { cert_file: file("leaf.pem"), key_file: file("leaf.key") };
+    wait(async {
+        for (client_cert, welcome) in [(Some(ours), true), (None, false)] {
+            let backend = registry.open_with(None, |remote| {
+                (remote.ca_cert_files, remote.client_cert) = (vec![file("ca.pem")], client_cert.clone());
+            });
+            let error = backend.open(&id).unwrap().read(0..4, Priority::OnDemand).await.unwrap_err();
+            // Whether the blob is there does not matter: who says so has let us in.
+            assert_eq!(matches!(error.cause, BackendCause::NotFound), welcome, "{client_cert:?} {error}");
         }
     });
 }

@@ -11,7 +11,7 @@ mod error;
 mod object;
 mod secret;
 
-pub use backend::{AccessKeys, Backend, HttpProxy, Kind, LocalDisk, Mirror, ObjectStore, Origin};
+pub use backend::{AccessKeys, Backend, ClientCert, HttpProxy, Kind, LocalDisk, Mirror, ObjectStore, Origin};
 pub use backend::{Proxy, Registry, Remote, S3, Scheme};
 pub use document::{Document, Version};
 pub use error::{ConfigError, FieldError, Unknown};

@@ -14,12 +14,21 @@ use std::sync::{Arc, OnceLock};
 
 /// Registries of one daemon: mounts share what they can, which is connections, tokens, and helpers that are asked for logins. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Registries(Arc<Clients>);
+pub struct Registries {
+    clients: Arc<Clients>,
+    headers: Vec<(String, Secret)>,
+}
 
 impl Registries {
     /// None is known yet. `logins` are asked where a configuration has none, or one that is refused.
     pub fn new(logins: Logins) -> Self {
-        Self(Arc::new(Clients::new(Some(Arc::new(logins)))))
+        Self { clients: Arc::new(Clients::new(Some(Arc::new(logins)))), headers: Vec::new() }
+    }
+
+    /// Header fields that are sent with every request, also those to token services and to where registries redirect.
+    #[must_use]
+    pub fn with_headers(self, headers: Vec<(String, Secret)>) -> Self {
+        Self { headers, ..self }
     }
 }
 
@@ -39,7 +48,7 @@ impl Registry {
 
     /// The same, with connections, tokens and logins that others have, too.
     pub fn shared(config: &config::Registry, registries: &Registries) -> Result<Self, SetupError> {
-        Self::with(&options(config), registries, &name(config))
+        Self::with(options(config), registries, &name(config))
     }
 
     /// The same repository, asked through a forward proxy.
@@ -51,7 +60,7 @@ impl Registry {
     ) -> Result<Self, SetupError> {
         let via = Some(Via { url: Secret::new(proxy.expose()), use_http });
         let endpoint = format!("{} through {proxy}", name(config));
-        Self::with(&ClientOptions { via, ..options(config) }, registries, &endpoint)
+        Self::with(ClientOptions { via, ..options(config) }, registries, &endpoint)
     }
 
     /// The same repository of a mirror, which is trusted with the login in `config`, as in Nydus 2.x: whoever writes the configuration
@@ -64,11 +73,12 @@ impl Registry {
         let host = mirror.host.authority().to_owned();
         let (https, headers) = (mirror.host.is_https(), mirror.headers.clone());
         let endpoint = format!("registry {}, repository {}", mirror.host, config.repo);
-        Self::with(&ClientOptions { https, host, headers, ..options(config) }, registries, &endpoint)
+        Self::with(ClientOptions { https, host, headers, ..options(config) }, registries, &endpoint)
     }
 
-    fn with(options: &ClientOptions, registries: &Registries, endpoint: &str) -> Result<Self, SetupError> {
-        Ok(Self { client: registries.0.client(options)?, endpoint: endpoint.into() })
+    fn with(options: ClientOptions, registries: &Registries, endpoint: &str) -> Result<Self, SetupError> {
+        let options = ClientOptions { all_headers: registries.headers.clone(), ..options };
+        Ok(Self { client: registries.clients.client(&options)?, endpoint: endpoint.into() })
     }
 
     /// What errors call it.
@@ -104,6 +114,7 @@ fn options(config: &config::Registry) -> ClientOptions {
         redirected_host: config.blob_redirected_host.as_ref().map(ToString::to_string),
         skip_verify: config.remote.skip_verify,
         ca_cert_files: config.remote.ca_cert_files.clone(),
+        client_cert: config.remote.client_cert.clone().map(|cert| (cert.cert_file, cert.key_file)),
         timeout: config.remote.timeout,
         connect_timeout: config.remote.connect_timeout,
         user_agent: concat!("nydusd/", env!("CARGO_PKG_VERSION")).to_owned(),

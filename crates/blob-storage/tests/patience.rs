@@ -120,6 +120,7 @@ fn the_deadline_leaves_time_for_each_try() {
         let remote = blob_storage::config::Remote {
             skip_verify: false,
             ca_cert_files: Vec::new(),
+            client_cert: None,
             timeout: timeout.map(seconds),
             connect_timeout: None,
             retry_limit: retries,

@@ -2,8 +2,10 @@
 //! end-to-end tests.
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use blob_storage::config::{self, Url};
-use blob_storage::{Backend, BackendCause, BackendError, BlobReader, Patience, Patient, Priority, Registry};
+use blob_storage::config::{self, Secret, Url};
+use blob_storage::{
+    Backend, BackendCause, BackendError, BlobReader, Patience, Patient, Priority, Registries, Registry,
+};
 use rafs_format::BlobId;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -11,6 +13,10 @@ use std::sync::Arc;
 
 /// The backend as the snapshotter's document has it, with secrets.
 fn registry(host: SocketAddr) -> Registry {
+    Registry::new(&config(host)).unwrap()
+}
+
+fn config(host: SocketAddr) -> config::Registry {
     let document = format!(
         r#"{{"device": {{"backend": {{"type": "registry", "config": {{"scheme": "http", "host": "{host}", "repo": "a/b",
             "auth": "dTpoaWRkZW4=", "registry_token": "hidden", "retry_limit": 2}}}}}}, "mode": "direct"}}"#
@@ -19,7 +25,7 @@ fn registry(host: SocketAddr) -> Registry {
     std::fs::write(file.path(), document).unwrap();
     let config::Backend::Registry(config) = config::load_backend(file.path()).unwrap() else { panic!() };
     assert_eq!(config.remote.proxy.url.as_ref().map(Url::expose), None);
-    Registry::new(&config).unwrap()
+    config
 }
 
 /// A server that says `answer` to everybody.
@@ -85,4 +91,30 @@ async fn a_registry_that_is_away_is_an_error_of_reads_and_tried_again() {
     let error = blob.size().await.unwrap_err();
     assert!(matches!(error.cause, BackendCause::Tried { tries: 2, .. }), "{error}");
     assert!(error.to_string().contains("Connection refused"), "{error}");
+}
+
+#[tokio::test]
+async fn a_registry_that_is_busy_is_asked_again_and_told_what_all_are_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = std::thread::spawn(move || {
+        let answers = [
+            "HTTP/1.1 429 x\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 206 x\r\nContent-Range: bytes 0-3/9\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbyte",
+        ];
+        answers.map(|answer| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 4096];
+            let length = stream.read(&mut head).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8_lossy(&head[..length]).into_owned()
+        })
+    });
+    let fields = vec![("X-Tenant".to_owned(), Secret::new("seven"))];
+    let registries = Registries::default().with_headers(fields);
+    let registry = Registry::shared(&config(address), &registries).unwrap();
+    let blob = open(&Patient::new(registry, Patience { retries: 1, deadline: None }, "r"));
+    assert_eq!(blob.read(0..4, Priority::OnDemand).await.unwrap(), "byte");
+    let asked = asked.join().unwrap();
+    assert!(asked.iter().all(|head| head.contains("x-tenant: seven\r\n")), "{asked:?}");
 }

@@ -33,6 +33,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tls::Identity;
 
 /// Logins tried for one request.
 const MAX_LOGINS: usize = 4;
@@ -63,6 +64,8 @@ pub struct ClientOptions {
     pub skip_verify: bool,
     /// PEM files of authorities trusted beside those of the system.
     pub ca_cert_files: Vec<PathBuf>,
+    /// PEM files with a certificate of ours and with its key, for servers that ask who we are.
+    pub client_cert: Option<(PathBuf, PathBuf)>,
     /// Longest time for a whole request with all that belongs to it; `None` for no limit.
     pub timeout: Option<Duration>,
     /// Longest time for connecting; `None` for no limit but the other.
@@ -73,6 +76,8 @@ pub struct ClientOptions {
     pub via: Option<Via>,
     /// Header fields sent with requests to the host, and nowhere else.
     pub headers: Vec<(String, Secret)>,
+    /// Header fields sent with all requests, also those to token services and to where the host redirects.
+    pub all_headers: Vec<(String, Secret)>,
 }
 
 impl ClientOptions {
@@ -81,6 +86,8 @@ impl ClientOptions {
         Ok(Transport {
             skip_verify: self.skip_verify,
             authorities: tls::read(&self.ca_cert_files)?,
+            identity: self.client_cert.as_ref().map(|(cert, key)| Identity::read(cert, key)).transpose()?,
+            headers: self.all_headers.clone(),
             connect_timeout: self.connect_timeout,
             watch_silence: self.timeout.is_none(),
             user_agent: self.user_agent.clone(),

@@ -357,3 +357,28 @@ async fn a_server_is_well_when_it_answers_so() {
     assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
     assert!(matches!(Ping::new("no url", limit, false, &[]), Err(SetupError::Ping)));
 }
+
+#[tokio::test]
+async fn fields_for_everybody_go_to_the_registry_its_tokens_and_its_store() {
+    let store = Server::start(partial);
+    let elsewhere = store.address;
+    let server = Server::start(move |request| {
+        let host = request.header("host");
+        match request.header("authorization") {
+            _ if request.path.starts_with("/token") => reply(200).body(r#"{"token": "t"}"#),
+            "Bearer t" => reply(307).header("Location", &format!("http://{elsewhere}/blob")),
+            _ => reply(401).header("WWW-Authenticate", &format!("Bearer realm=\"http://{host}/token\"")),
+        }
+    });
+    let fields = |name: &str| vec![(name.to_owned(), Secret::new("hidden"))];
+    let client = server.client(|options| options.all_headers = fields("X-Tenant"));
+    assert_eq!(client.read(DIGEST, 0..1).await.unwrap(), "0");
+    let asked = [server.asked("/"), store.asked("/")].concat();
+    assert_eq!(asked.len(), 4);
+    assert!(asked.iter().all(|request| request.header("x-tenant") == "hidden"), "{asked:?}");
+    let wrong = Client::new(&server.options(|options| options.all_headers = fields("a b"))).unwrap_err();
+    assert!(
+        !format!("{wrong} {wrong:?}").contains("hidden") && wrong.to_string().contains("`a b`"),
+        "{wrong}"
+    );
+}

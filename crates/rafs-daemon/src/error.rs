@@ -26,6 +26,8 @@ pub enum DaemonError {
     Backend(#[from] OpenError),
     #[error("IMAGE_PULL_AUTH is not base64 of `user:password`")]
     PullAuth,
+    #[error("the value of NYDUS_HEADER_{name} is not UTF-8")]
+    Header { name: String },
     #[error("{what} is not supported by this version yet")]
     Unsupported { what: &'static str },
     #[error("a blob of {} is missing", path.display())]

@@ -5,6 +5,7 @@
 
 pub mod config;
 mod daemon;
+mod environment;
 mod error;
 mod image;
 pub mod limits;

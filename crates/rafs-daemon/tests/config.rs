@@ -86,6 +86,7 @@ fn remote() -> Remote {
     Remote {
         skip_verify: false,
         ca_cert_files: Vec::new(),
+        client_cert: None,
         timeout: Some(Duration::from_secs(5)),
         connect_timeout: Some(Duration::from_secs(5)),
         retry_limit: 3,
@@ -367,6 +368,7 @@ fn all_backends_are_read() {
         remote: Remote {
             skip_verify: true,
             ca_cert_files: vec!["/a.pem".into()],
+            client_cert: None,
             timeout: None,
             connect_timeout: Some(Duration::from_secs(7)),
             retry_limit: 255,
@@ -483,6 +485,11 @@ fn wrong_values_are_named_by_their_path() {
             "/device/backend/config/ca_cert_files",
             json!("/a"),
             "`device.backend.config.ca_cert_files` is \"/a\", exp",
+        ),
+        (
+            "/device/backend/config/client_cert_file",
+            json!("/a"),
+            "`device.backend.config.client_key_file` is missing",
         ),
         (
             "/device/backend/config/proxy",

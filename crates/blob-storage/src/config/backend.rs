@@ -170,6 +170,8 @@ pub struct Remote {
     pub skip_verify: bool,
     /// PEM files of certificate authorities trusted beside those of the system.
     pub ca_cert_files: Vec<PathBuf>,
+    /// Shown to servers that ask who we are. Nydus 2.x has none.
+    pub client_cert: Option<ClientCert>,
     /// Longest time for a whole request; `None` for no limit. Default 5 s; 0 in a document is no limit.
     pub timeout: Option<Duration>,
     /// Longest time for connecting; as `timeout`.
@@ -188,12 +190,34 @@ impl Remote {
         Ok(Self {
             skip_verify: at.or("skip_verify", false)?,
             ca_cert_files: at.list("ca_cert_files")?,
+            client_cert: ClientCert::read(at)?,
             timeout: limit(at.seconds("timeout", 5)?),
             connect_timeout: limit(at.seconds("connect_timeout", 5)?),
             retry_limit: at.number("retry_limit", RETRIES, 0..=u8::MAX)?,
             proxy: at.object("proxy", Proxy::read)?.unwrap_or_default(),
             mirrors: at.objects("mirrors", Mirror::read)?,
         })
+    }
+}
+
+/// A certificate of ours, and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCert {
+    /// PEM file with the certificate, and those between it and its authority.
+    pub cert_file: PathBuf,
+    /// PEM file with its private key.
+    pub key_file: PathBuf,
+}
+
+impl ClientCert {
+    /// Reads both or neither.
+    fn read(at: &mut Object) -> Result<Option<Self>, FieldError> {
+        match (at.filled("client_cert_file")?, at.filled("client_key_file")?) {
+            (Some(cert_file), Some(key_file)) => Ok(Some(Self { cert_file, key_file })),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(at.missing("client_key_file", "a path, as `client_cert_file` is there")),
+            (None, Some(_)) => Err(at.missing("client_cert_file", "a path, as `client_key_file` is there")),
+        }
     }
 }
 

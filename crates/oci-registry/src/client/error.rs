@@ -28,6 +28,8 @@ pub enum SetupError {
     Ping,
     #[error("`{name}` is no name of a header field, or its value cannot be sent")]
     Header { name: String },
+    #[error("{} has no private key in PEM, or a damaged one", path.display())]
+    Key { path: PathBuf },
     #[error("TLS cannot be set up")]
     Tls { source: rustls::Error },
     #[error("an HTTP client cannot be set up")]

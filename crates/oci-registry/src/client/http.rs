@@ -1,6 +1,8 @@
 //! Connections: what decides whether two clients may share them, and how they are made.
 
-use super::{SetupError, Via, tls};
+use super::tls::Identity;
+use super::{SetupError, Via, headers, tls};
+use crate::Secret;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,12 +18,16 @@ pub struct Transport {
     pub skip_verify: bool,
     /// PEM files of authorities, with their contents.
     pub authorities: Vec<(PathBuf, Vec<u8>)>,
+    /// Who we are, for servers that ask.
+    pub identity: Option<Identity>,
     /// Longest time for connecting.
     pub connect_timeout: Option<Duration>,
     /// Does nobody else watch how long a request takes?
     pub watch_silence: bool,
     /// Value of `User-Agent`; not sent when empty.
     pub user_agent: String,
+    /// Header fields of all requests.
+    pub headers: Vec<(String, Secret)>,
     /// Forward proxy.
     pub via: Option<Via>,
 }
@@ -29,8 +35,9 @@ pub struct Transport {
 impl Transport {
     /// Connections of this kind; none is made yet.
     pub fn build(&self) -> Result<reqwest::Client, SetupError> {
-        let tls = tls::config(self.skip_verify, &self.authorities)?;
+        let tls = tls::config(self.skip_verify, &self.authorities, self.identity.as_ref())?;
         let mut http = reqwest::Client::builder()
+            .default_headers(headers(&self.headers)?)
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()

@@ -141,7 +141,7 @@ impl Ping {
     ) -> Result<Self, SetupError> {
         let url = Url::parse(url).ok().ok_or(SetupError::Ping)?;
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::config(skip_verify, &tls::read(ca_cert_files)?)?)
+            .tls_backend_preconfigured(tls::config(skip_verify, &tls::read(ca_cert_files)?, None)?)
             .no_proxy()
             .build()
             .map_err(|source| SetupError::Http { source })?;
