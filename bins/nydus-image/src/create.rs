@@ -1,5 +1,6 @@
 //! `nydus-image create`: arguments to options, a progress bar, the result as log lines and JSON.
 
+mod tarfs;
 mod units;
 
 use crate::merge::{chunk_dict, parent};
@@ -140,6 +141,7 @@ const EXAMPLES: &str = "Examples:
   nydus-image create -B image.boot -D blobs layer.tar.gz
   zstd -dc layer.tar.zst | nydus-image create -B image.boot -b image.blob -
   nydus-image create -t dir-rafs -D images -J result.json rootfs/
+  nydus-image create -t tar-tarfs -B layer.boot layer.tar   the tar itself stays the blob
   nydus-image create --parent-bootstrap base.boot -D images changes.tar
   nydus-image create --chunk-dict bootstrap=known.boot -B image.boot -b image.blob layer.tar";
 
@@ -204,15 +206,23 @@ fn number(text: &str) -> Result<u64, std::num::ParseIntError> {
 pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
     args.units.check(args.kind, &args.fs_version)?;
     refuse_later(args)?;
+    if args.kind == Some(Kind::TarTarfs) {
+        tarfs::check(args)?;
+    }
     let options = options(args)?;
-    let places = places(args)?;
     let outputs = Outputs::new();
     watch_signals(&outputs)?;
     let (input, size) = input(args)?;
     // Before the work, so that a place that cannot be written is told at once.
     let result = args.output_json.clone().map(|path| outputs.start(Place::File(path))).transpose()?;
     let bar = progress_bar(args.progress, size);
-    let report = create::create(input, &options, places, &outputs, &|count| bar.inc(count));
+    let progress = |count| bar.inc(count);
+    let report = match input {
+        Input::Tar(stream) if args.kind == Some(Kind::TarTarfs) => {
+            create::create_tarfs(stream, &options, tarfs::place(args)?, &outputs, &progress)
+        }
+        input => create::create(input, &options, places(args)?, &outputs, &progress),
+    };
     bar.finish_and_clear();
     let report = report.with_context(|| format!("cannot build an image of {}", args.source.display()))?;
     tell(&report);
@@ -244,7 +254,7 @@ fn refuse_later(args: &CreateArgs) -> anyhow::Result<()> {
         if later.blob_cache_dir.is_some() && conflict {
             bail!("conversion type `{name}` conflicts with `--blob-cache-dir`");
         }
-        if matches!(kind, Kind::TargzRef | Kind::EstargzRef | Kind::EstargztocRef | Kind::TarTarfs) {
+        if matches!(kind, Kind::TargzRef | Kind::EstargzRef | Kind::EstargztocRef) {
             bail!("--type {name} is not supported by this version yet");
         }
     }
@@ -269,6 +279,7 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
         chunk_size,
         batch_size: args.units.batch_size(chunk_size)?,
         compressor: match args.compressor {
+            _ if args.kind == Some(Kind::TarTarfs) => Compressor::None,
             CompressorArg::None => Compressor::None,
             CompressorArg::Lz4Block => Compressor::Lz4Block,
             CompressorArg::Zstd => Compressor::Zstd,
@@ -475,6 +486,6 @@ fn json(report: &Report, options: &Options) -> serde_json::Result<String> {
         },
         "fs_version": "6",
         "compressor": options.compressor.name(),
-        "tree_digest": report.tree_digest.to_string(),
+        "tree_digest": report.tree_digest.map(|digest| digest.to_string()),
     }))
 }

@@ -263,6 +263,12 @@ impl<R: Read> Layer<R> {
         Ok(filled)
     }
 
+    /// Where the data of the current entry starts in the plain tar, before any of it is read; `None` for a file with holes, which does not
+    /// lie there as it is.
+    pub fn data_offset(&self) -> Option<u64> {
+        self.data.parts.is_none().then_some(self.offset)
+    }
+
     /// The next header; `None` at the end of the stream. Empty blocks end an archive; another one may follow.
     fn header(&mut self) -> Result<Option<Header>, LayerError> {
         loop {

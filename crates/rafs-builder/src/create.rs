@@ -10,6 +10,7 @@ mod known;
 mod layered;
 mod pipeline;
 mod tar;
+mod tarfs;
 
 use crate::digest;
 use crate::merge::MergeError;
@@ -32,6 +33,7 @@ use sha2::{Digest as _, Sha256};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+pub use tarfs::create_tarfs;
 
 /// Why an image could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,8 @@ pub enum CreateError {
     Known { path: PathBuf, source: DictionaryError },
     #[error("chunk {index} of blob {id} is not the same in all chunk dictionaries")]
     Contradiction { id: BlobId, index: u32 },
+    #[error("a tarfs cannot be made of this: {problem}")]
+    NotATarfs { problem: String },
     #[error("the build stopped early")]
     Stopped,
 }
@@ -197,8 +201,8 @@ pub struct Report {
     pub skipped_xattrs: u64,
     /// How the tar ended; `None` for a directory.
     pub end: Option<End>,
-    /// Full digest of the tree.
-    pub tree_digest: Digest,
+    /// Full digest of the tree; `None` for a tarfs, whose chunks have no digests.
+    pub tree_digest: Option<Digest>,
     /// Time for reading the source and writing the blob, and for writing the bootstrap.
     pub times: (Duration, Duration),
 }
@@ -286,7 +290,7 @@ pub fn create(
         whiteouts,
         skipped_xattrs,
         end,
-        tree_digest,
+        tree_digest: Some(tree_digest),
         times: (data_time, write_started.elapsed()),
     })
 }

@@ -1,7 +1,7 @@
 //! `nydus-image merge`: the bootstraps of layers, laid over each other, become the bootstrap of an image.
 //!
 //! Layers are read one after the other, the lowest first; only the tree that they make is kept, so a layer may also be the file that is
-//! written. Blobs are never read, but one that stands for its layer under a name that says nothing is hashed. Knows RAFS v6 with blocks of 4096 only.
+//! written. Blobs are never read, but one that stands for its layer under a name that says nothing is hashed. Knows RAFS v6 only.
 
 mod blobs;
 mod layer;
@@ -35,7 +35,7 @@ pub enum MergeError {
     Open(#[from] OpenError),
     #[error("bootstrap {} is not valid", path.display())]
     Layer { path: PathBuf, source: FormatError },
-    #[error("{} is a tarfs: merging these is not supported by this version yet", path.display())]
+    #[error("{} is a tarfs: such layers are merged by themselves, without a parent image and a chunk dictionary", path.display())]
     Tarfs { path: PathBuf },
     #[error("{}: {what} is {found}, but {expected} in {}: all layers must be built alike", path.display(), other.display())]
     Differs { path: PathBuf, what: &'static str, found: String, other: PathBuf, expected: String },
@@ -132,6 +132,7 @@ pub fn merge(options: &Options, place: Place, outputs: &Outputs) -> Result<Repor
         dict.extend(named_blobs(&Image::open(path)?)?.into_iter().map(|blob| blob.id));
     }
     let mut merged = Merged::new(options.whiteouts);
+    merged.is_layered = options.parent.is_some() || !options.chunk_dicts.is_empty();
     if let Some(path) = &options.parent {
         merged.add(&Source::at(path), None)?;
     }
@@ -191,6 +192,7 @@ struct Common {
     path: PathBuf,
     chunk_size: u32,
     explicit_ids: bool,
+    tarfs: bool,
 }
 
 /// The layers so far.
@@ -199,6 +201,8 @@ struct Merged {
     whiteouts: Whiteouts,
     /// May a directory be there only because something is in it?
     implied: bool,
+    /// Is there a parent image or a chunk dictionary?
+    is_layered: bool,
     common: Option<Common>,
     /// What the superblock of the topmost layer says.
     top: Option<rafs_format::Superblock>,
@@ -214,8 +218,9 @@ struct Merged {
 impl Merged {
     fn new(whiteouts: Whiteouts) -> Self {
         Self {
-            whiteouts,
             implied: true,
+            whiteouts,
+            is_layered: false,
             common: None,
             top: None,
             tree: TreeBuilder::new(),
@@ -243,13 +248,18 @@ impl Merged {
     fn check_alike(&mut self, image: &Image) -> Result<(), MergeError> {
         let superblock = image.bootstrap().superblock();
         let path = image.path();
-        if superblock.flags.contains(SuperFlags::TARFS) {
+        let tarfs = image.bootstrap().is_tarfs();
+        if tarfs && self.is_layered {
             return Err(MergeError::Tarfs { path: path.to_path_buf() });
         }
         let explicit_ids = superblock.flags.contains(SuperFlags::EXPLICIT_IDS);
         let chunk_size = superblock.chunk_size;
-        let common =
-            self.common.get_or_insert_with(|| Common { path: path.to_path_buf(), chunk_size, explicit_ids });
+        let common = self.common.get_or_insert_with(|| Common {
+            path: path.to_path_buf(),
+            chunk_size,
+            explicit_ids,
+            tarfs,
+        });
         let differs = |what, found: String, expected: String| MergeError::Differs {
             path: path.to_path_buf(),
             what,
@@ -264,6 +274,10 @@ impl Merged {
         if explicit_ids != common.explicit_ids {
             let word = |explicit: bool| if explicit { "kept" } else { "left out" }.to_owned();
             return Err(differs("what becomes of owners", word(explicit_ids), word(common.explicit_ids)));
+        }
+        if tarfs != common.tarfs {
+            let word = |tarfs: bool| if tarfs { "tarfs" } else { "native" }.to_owned();
+            return Err(differs("the kind of its blobs", word(tarfs), word(common.tarfs)));
         }
         Ok(())
     }
@@ -286,7 +300,7 @@ impl Merged {
             digester: top.digester,
             explicit_ids: common.explicit_ids,
             prefetch: prefetch.into_iter().flatten().collect(),
-            form: write::Form::V6,
+            form: if common.tarfs { write::Form::Tarfs } else { write::Form::V6 },
         };
         let bytes = write::bootstrap(&tree, &blobs, &options)?;
         let report = Report {

@@ -41,15 +41,28 @@ pub enum Form {
     /// RAFS v6.
     #[default]
     V6,
+    /// RAFS v6 whose blobs are plain tars: blocks of 512 bytes, and no records of chunks. docs/format.md, "Tarfs".
+    Tarfs,
     /// RAFS v5.
     V5(V5),
+}
+
+impl Options {
+    fn is_tarfs(&self) -> bool {
+        matches!(self.form, Form::Tarfs)
+    }
+
+    /// Unit of addresses in v6, in bytes.
+    fn block(&self) -> u64 {
+        if self.is_tarfs() { TAR_BLOCK } else { BLOCK }
+    }
 }
 
 /// The bytes of a bootstrap: in v6 a multiple of 4096, at least 8192; in v5 a multiple of 8, at most 2 GiB. `blobs` in table order, at most 254
 /// (v5: 1024). Errors: what [`Tree::validate`] finds; a limit of the format (blobs, chunks, block addresses, length).
 pub fn bootstrap(tree: &Tree, blobs: &[Blob], options: &Options) -> Result<Vec<u8>, FormatError> {
     match &options.form {
-        Form::V6 => bootstrap_v6(tree, blobs, options),
+        Form::V6 | Form::Tarfs => bootstrap_v6(tree, blobs, options),
         Form::V5(own) => v5::bootstrap(tree, blobs, options, own),
     }
 }
@@ -58,12 +71,14 @@ fn bootstrap_v6(tree: &Tree, blobs: &[Blob], options: &Options) -> Result<Vec<u8
     check_limits(tree, blobs, options)?;
     tree.validate(options.chunk_size)?;
     let tables = Tables::new(blobs, options)?;
-    let plan = Plan::new(tree, options.chunk_size);
+    let plan = Plan::new(tree, options);
     Writer { tree, blobs, options, tables, plan }.write()
 }
 
-/// Block size of what is written.
+/// Block size of all but a tarfs, and what the file and the tables in it are aligned to.
 const BLOCK: u64 = 4096;
+/// Block size of a tarfs.
+const TAR_BLOCK: u64 = 512;
 const MAX_BLOBS: u64 = 254;
 /// Alignment of each blob in a flat image.
 const MAPPED_ALIGN: u64 = 0x8_0000;
@@ -88,10 +103,12 @@ fn check_limits(tree: &Tree, blobs: &[Blob], options: &Options) -> Result<(), Fo
     }
     for blob in blobs {
         let bytes = blob.uncompressed_size;
-        let whole = bytes > 0 && bytes.is_multiple_of(BLOCK);
-        require(whole, "uncompressed size of a blob", 0, bytes, "a positive multiple of 4096")?;
+        let whole = bytes > 0 && bytes.is_multiple_of(options.block());
+        require(whole, "uncompressed size of a blob", 0, bytes, "a positive number of whole blocks")?;
+        let same = blob.is_tar() == options.is_tarfs();
+        require(same, "features of a blob", 0, blob.features.bits().into(), "the tarfs bit as the image")?;
     }
-    tree.chunks.iter().try_for_each(|chunk| check_chunk(chunk, blobs))
+    tree.chunks.iter().try_for_each(|chunk| check_chunk(chunk, blobs, options.block()))
 }
 
 /// Checks that a chunk is one of a blob.
@@ -107,16 +124,16 @@ fn check_chunk_place(chunk: &Chunk, blobs: &[Blob]) -> Result<(), FormatError> {
     )
 }
 
-fn check_chunk(chunk: &Chunk, blobs: &[Blob]) -> Result<(), FormatError> {
+fn check_chunk(chunk: &Chunk, blobs: &[Blob], block: u64) -> Result<(), FormatError> {
     check_chunk_place(chunk, blobs)?;
     let offset = chunk.uncompressed_offset;
-    let good = offset.is_multiple_of(BLOCK) && u32::try_from(offset / BLOCK).is_ok() && chunk.index < 1 << 24;
+    let good = offset.is_multiple_of(block) && u32::try_from(offset / block).is_ok() && chunk.index < 1 << 24;
     require(
         good,
         "uncompressed offset of a chunk",
         chunk.index.into(),
         offset,
-        "a multiple of 4096 below 2^44",
+        "a multiple of the block size, at most 2^32 of it",
     )
 }
 
@@ -170,13 +187,14 @@ fn inode_size(inode: &NewInode) -> u64 {
 }
 
 /// Does the rest of `size` bytes of flat data that fills no block stand behind the inode?
-fn is_inline(inode_size: u64, size: u64) -> bool {
-    let tail = size % BLOCK;
-    tail != 0 && inode_size + tail <= BLOCK
+fn is_inline(inode_size: u64, size: u64, block: u64) -> bool {
+    let tail = size % block;
+    tail != 0 && inode_size + tail <= block
 }
 
 /// Space for inodes and flat data: a cursor, and the free ends of blocks behind it. docs/format.md, "Allocation order".
 struct Allocator {
+    block: u64,
     cursor: u64,
     /// Blocks with `k` × 32 bytes free at their end, oldest first.
     free: Vec<VecDeque<u64>>,
@@ -187,17 +205,17 @@ struct Allocator {
 impl Allocator {
     const UNIT: u64 = 32;
 
-    fn new() -> Self {
-        Self { cursor: BLOCK, free: vec![VecDeque::new(); 128], some: 0 }
+    fn new(block: u64) -> Self {
+        Self { block, cursor: BLOCK, free: vec![VecDeque::new(); 128], some: 0 }
     }
 
     /// Keeps the rest of the block in which `at` lies.
     fn release(&mut self, at: u64) {
-        let used = at % BLOCK;
+        let used = at % self.block;
         if used == 0 {
             return;
         }
-        let class = (BLOCK - used) / Self::UNIT;
+        let class = (self.block - used) / Self::UNIT;
         if let Some(queue) = usize::try_from(class).ok().and_then(|class| self.free.get_mut(class)) {
             queue.push_back(at - used);
             self.some |= 1 << class;
@@ -206,18 +224,18 @@ impl Allocator {
 
     /// The oldest of the smallest free ends that hold `size` bytes.
     fn take(&mut self, size: u64) -> Option<u64> {
-        if size >= BLOCK {
+        if size >= self.block {
             return None;
         }
         let wanted = size.div_ceil(Self::UNIT);
         let large_enough = u32::try_from(wanted).ok().and_then(|wanted| u128::MAX.checked_shl(wanted))?;
         let class = (self.some & large_enough).trailing_zeros();
         let queue = usize::try_from(class).ok().and_then(|class| self.free.get_mut(class))?;
-        let block = queue.pop_front()?;
+        let start = queue.pop_front()?;
         if queue.is_empty() {
             self.some &= !(1 << class);
         }
-        let at = block + BLOCK - Self::UNIT * u64::from(class);
+        let at = start + self.block - Self::UNIT * u64::from(class);
         self.release(at + Self::UNIT * wanted);
         Some(at)
     }
@@ -234,27 +252,27 @@ impl Allocator {
 
     /// Places an inode of `inode` bytes with `size` bytes of flat data. Returns where both are.
     fn flat(&mut self, inode: u64, size: u64) -> (u64, u64) {
-        let tail = size % BLOCK;
+        let tail = size % self.block;
         let (at, data);
-        if is_inline(inode, size) {
+        if is_inline(inode, size, self.block) {
             at = self.take(inode + tail).unwrap_or_else(|| {
-                if BLOCK - self.cursor % BLOCK < inode + tail {
+                if self.block - self.cursor % self.block < inode + tail {
                     self.release(self.cursor);
-                    self.align(BLOCK);
+                    self.align(self.block);
                 }
                 self.advance(inode + tail)
             });
             if size != tail {
                 self.release(self.cursor);
-                self.align(BLOCK);
+                self.align(self.block);
             }
             data = self.advance(size - tail);
         } else {
             at = self.take(inode).unwrap_or_else(|| self.advance(inode));
             self.release(self.cursor);
-            self.align(BLOCK);
+            self.align(self.block);
             data = self.advance(size);
-            self.align(BLOCK);
+            self.align(self.block);
         }
         self.align(Self::UNIT);
         (at, data)
@@ -288,9 +306,10 @@ struct Plan {
 
 impl Plan {
     /// Places all inodes of a validated tree.
-    fn new(tree: &Tree, chunk_size: u32) -> Self {
+    fn new(tree: &Tree, options: &Options) -> Self {
+        let chunk_size = options.chunk_size;
         let mut plan = Self { places: vec![Place::NONE; tree.inodes.len()], directories: Vec::new(), end: 0 };
-        let mut space = Allocator::new();
+        let mut space = Allocator::new(options.block());
         let mut open: Vec<(u32, u32)> = vec![(0, 0)];
         while let Some((dir, parent)) = open.pop() {
             plan.directories.push((dir, parent));
@@ -325,7 +344,7 @@ impl Plan {
         let own = inode_size(inode);
         match FileType::from_mode(inode.mode) {
             Some(FileType::Directory) => {
-                place.size = directory_size(tree, entry);
+                place.size = directory_size(tree, entry, space.block);
                 (place.at, place.data) = space.flat(own, place.size);
                 let children = tree.entries.get(entry.children()).unwrap_or(&[]);
                 let directories = children.iter().filter(|child| {
@@ -372,12 +391,12 @@ fn names<'a>(tree: &'a Tree, dir: &Entry) -> impl Iterator<Item = (&'a [u8], Opt
 const DIRENT: u64 = size_of::<Dirent>() as u64;
 
 /// Bytes of a directory: full blocks and the used part of the last.
-fn directory_size(tree: &Tree, dir: &Entry) -> u64 {
+fn directory_size(tree: &Tree, dir: &Entry, block: u64) -> u64 {
     let (mut full, mut used) = (0, 0);
     for (name, _) in names(tree, dir) {
         let cost = DIRENT + name.len() as u64;
-        if used + cost > BLOCK {
-            full += BLOCK;
+        if used + cost > block {
+            full += block;
             used = 0;
         }
         used += cost;
@@ -452,24 +471,47 @@ impl Writer<'_> {
                 }
             }
         }
+        if self.options.is_tarfs() {
+            return self.last_records(&file_offsets);
+        }
         let mut order: Vec<_> = self.tree.chunks.iter().zip(file_offsets).collect();
         order.sort_unstable_by_key(|(chunk, _)| (chunk.digest, chunk.blob, chunk.index));
         order.iter().map(|&(chunk, file_offset)| record(chunk, file_offset)).collect()
     }
 
+    /// The one record of each tar: its last chunk in numbering order. No digest tells chunks of a tar apart.
+    fn last_records(&self, file_offsets: &[u64]) -> Vec<ChunkRecord> {
+        let mut last = vec![None; self.blobs.len()];
+        for entry in &self.tree.entries {
+            let Some(inode) = self.tree.inodes.get(entry.inode as usize) else { continue };
+            if FileType::from_mode(inode.mode) != Some(FileType::Regular) {
+                continue;
+            }
+            for &at in self.tree.chunks_of(inode, self.options.chunk_size.into()) {
+                let chunk = self.tree.chunks.get(at as usize).zip(file_offsets.get(at as usize));
+                let Some((chunk, &file_offset)) = chunk else { continue };
+                if let Some(last) = last.get_mut(chunk.blob as usize) {
+                    *last = Some(record(chunk, file_offset));
+                }
+            }
+        }
+        last.into_iter().flatten().collect()
+    }
+
     fn put_super(&self, out: &mut [u8], chunk_table: u64, records_size: u64) -> Result<(), FormatError> {
         let mut blocks = 0u64;
         for blob in self.blobs {
-            blocks += blob.uncompressed_size / BLOCK;
+            blocks += blob.uncompressed_size / self.options.block();
         }
         let mut erofs = ErofsSuper::new_zeroed();
         erofs.magic = 0xE0F5_E1E2.into();
         erofs.feature_compat = 0x4000_0000.into();
-        erofs.block_bits = 12;
+        // 12 or 9.
+        erofs.block_bits = u8::try_from(self.options.block().trailing_zeros()).unwrap_or(0);
         erofs.root_nid = 128.into();
         erofs.entries = (self.tree.entries.len() as u64).into();
         erofs.blocks = word("blocks of all blobs", blocks)?;
-        erofs.meta_block = word("metadata area", self.tables.meta / BLOCK)?;
+        erofs.meta_block = word("metadata area", self.tables.meta / self.options.block())?;
         erofs.feature_incompat = 0xC.into();
         erofs.devices = u16::try_from(self.blobs.len()).unwrap_or(u16::MAX).into();
         erofs.device_slot = 11.into();
@@ -496,6 +538,7 @@ impl Writer<'_> {
         let mut flags = coding_flags(self.options);
         flags |= if encrypted { SuperFlags::ENCRYPTION_AES_XTS } else { SuperFlags::ENCRYPTION_NONE };
         flags.set(SuperFlags::HAS_XATTR, xattrs);
+        flags.set(SuperFlags::TARFS, self.options.is_tarfs());
         flags.set(SuperFlags::INLINED_CHUNK_DIGEST, digested);
         flags
     }
@@ -504,9 +547,10 @@ impl Writer<'_> {
     fn put_blobs(&self, out: &mut [u8], length: u64) -> Result<(), FormatError> {
         let mut end = length;
         for (n, blob) in (0u32..).zip(self.blobs) {
-            let blocks = blob.uncompressed_size / BLOCK;
-            let mapped = end.next_multiple_of(MAPPED_ALIGN) / BLOCK;
-            end = (mapped + blocks) * BLOCK;
+            let block = self.options.block();
+            let blocks = blob.uncompressed_size / block;
+            let mapped = end.next_multiple_of(MAPPED_ALIGN) / block;
+            end = (mapped + blocks) * block;
             let mut slot = DeviceSlot::new_zeroed();
             put(&mut slot.blob_id, 0, blob.id.as_str().as_bytes())?;
             slot.blocks = word("blocks of a blob", blocks)?;
@@ -548,9 +592,9 @@ impl Writer<'_> {
         let mut block = BlockBuilder::default();
         let mut written = 0;
         for (name, child) in names(self.tree, &entry) {
-            if block.size() + DIRENT + name.len() as u64 > BLOCK {
+            if block.size() + DIRENT + name.len() as u64 > self.options.block() {
                 put(out, self.tables.meta + place.data + written, &block.finish())?;
-                written += BLOCK;
+                written += self.options.block();
             }
             let (inode, file_type) = match child {
                 Some(child) => (child.inode, self.type_of(child.inode)),
@@ -559,7 +603,7 @@ impl Writer<'_> {
             };
             block.push(self.nid(inode).unwrap_or(0), file_type, name);
         }
-        let last_inline = is_inline(own, place.size);
+        let last_inline = is_inline(own, place.size, self.options.block());
         let at = if last_inline { place.at + own } else { place.data + written };
         put(out, self.tables.meta + at, &block.finish())
     }
@@ -576,8 +620,8 @@ impl Writer<'_> {
         }
         let own = inode_size(inode);
         let at = self.tables.meta + place.at;
-        let block = word("block of an inode", (self.tables.meta + place.data) / BLOCK)?;
-        let inline = is_inline(own, place.size);
+        let block = word("block of an inode", (self.tables.meta + place.data) / self.options.block())?;
+        let inline = is_inline(own, place.size, self.options.block());
         let flat_layout = if inline { 2 } else { 0 };
         let (layout, union_value) = match FileType::from_mode(inode.mode) {
             Some(FileType::Directory | FileType::Symlink) => (flat_layout, block),
@@ -631,7 +675,7 @@ impl Writer<'_> {
                 size = inode.size.next_power_of_two();
             }
         }
-        0x20 | (size / BLOCK).trailing_zeros()
+        0x20 | (size / self.options.block()).trailing_zeros()
     }
 
     fn put_chunks(&self, out: &mut [u8], at: u64, inode: &NewInode) -> Result<(), FormatError> {
@@ -641,7 +685,7 @@ impl Writer<'_> {
                 chunk_low: u16::from_le_bytes([low, middle]).into(),
                 device: u8::try_from(chunk.blob + 1).unwrap_or(u8::MAX),
                 chunk_high: high,
-                block: word("block of a chunk", chunk.uncompressed_offset / BLOCK)?,
+                block: word("block of a chunk", chunk.uncompressed_offset / self.options.block())?,
             };
             put(out, place, raw.as_bytes())?;
         }
@@ -678,7 +722,7 @@ impl BlockBuilder {
     }
 
     fn push(&mut self, nid: u64, file_type: u8, name: &[u8]) {
-        // A block is 4096 bytes, so its offsets fit.
+        // A block is 4096 bytes at most, so its offsets fit.
         let offset = u16::try_from(self.names.len()).unwrap_or(u16::MAX);
         self.entries.push((nid, file_type, offset));
         self.names.extend_from_slice(name);

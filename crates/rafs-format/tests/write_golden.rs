@@ -128,6 +128,7 @@ fn rewrite(bytes: &[u8]) -> Vec<u8> {
         explicit_ids: superblock.flags.contains(SuperFlags::EXPLICIT_IDS),
         prefetch,
         form: match superblock.version {
+            Version::V6 if bootstrap.is_tarfs() => Form::Tarfs,
             Version::V6 => Form::V6,
             Version::V5 => Form::V5(V5 {
                 digests: reader.digests,
@@ -150,6 +151,8 @@ fn golden_bootstraps_are_written_again_byte_for_byte() {
         "v6-dir-prefetch",
         "v6-dir-zstd",
         "v6-empty",
+        "v6-tarfs",
+        "v6-tarfs-4k",
         "v6-tar",
         "v6-dir-toc",
         "v6-layered",

@@ -3,7 +3,7 @@
 use super::pipeline::Feeder;
 use super::{CreateError, Scanned, bad_entry, encode_xattrs, fed, first_chunk, full_mode, names};
 use crate::tree::{Attributes, Content, NodeId, TreeError};
-use oci_registry::layer::{EntryKind, Layer, Meta, decompress};
+use oci_registry::layer::{EntryKind, Layer, LayerCompression, Meta, decompress};
 use rafs_format::FileType;
 use rafs_format::inode::encode_rdev;
 use std::collections::HashSet;
@@ -12,6 +12,44 @@ use std::path::PathBuf;
 
 /// Bookkeeping of eStargz layers at the root, which is no content.
 const BOOKKEEPING: [&[u8]; 3] = [b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"];
+
+/// Where the data of files goes.
+pub(super) trait DataSink {
+    /// Refuses a layer that it can do nothing with.
+    fn check(&mut self, _compression: LayerCompression) -> Result<(), CreateError> {
+        Ok(())
+    }
+    /// Position of the next chunk among those of all files.
+    fn next_chunk(&self) -> Result<u32, CreateError>;
+    /// Takes the data of the current entry of `layer`.
+    fn file<R: Read>(
+        &mut self,
+        meta: &Meta,
+        layer: &mut Layer<R>,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), CreateError>;
+}
+
+/// Data becomes chunks of a new blob.
+impl<W> DataSink for Feeder<'_, W> {
+    fn next_chunk(&self) -> Result<u32, CreateError> {
+        first_chunk(self)
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        meta: &Meta,
+        layer: &mut Layer<R>,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), CreateError> {
+        let done = Feeder::file(self, meta.size, &mut |buffer| {
+            layer.read_data(buffer)?;
+            progress(buffer.len() as u64);
+            Ok(())
+        })?;
+        fed(done)
+    }
+}
 
 /// A hard link whose target was not there yet. An empty file keeps its place in the tree, so that what comes later in the stream
 /// replaces it as it would replace the link.
@@ -24,14 +62,15 @@ struct Pending {
 }
 
 /// Reads the whole stream.
-pub(super) fn read<W>(
+pub(super) fn read<S: DataSink>(
     stream: Box<dyn Read + Send + '_>,
-    feeder: &mut Feeder<'_, W>,
+    sink: &mut S,
     chunk_size: u32,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Scanned, CreateError> {
     let failed = |source: io::Error| CreateError::Source { path: PathBuf::from("the layer"), source };
-    let (_, plain) = decompress(stream).map_err(failed)?;
+    let (compression, plain) = decompress(stream).map_err(failed)?;
+    sink.check(compression)?;
     let mut layer = Layer::new(plain);
     let mut source = Source {
         read: Scanned::default(),
@@ -41,7 +80,7 @@ pub(super) fn read<W>(
         progress,
     };
     while let Some(meta) = layer.next_entry()? {
-        source.entry(&meta, &mut layer, feeder)?;
+        source.entry(&meta, &mut layer, sink)?;
     }
     if layer.offset() == 0 {
         // A writer that failed before its first byte must not become an image without files.
@@ -65,11 +104,11 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn entry<R: Read, W>(
+    fn entry<R: Read, S: DataSink>(
         &mut self,
         meta: &Meta,
         layer: &mut Layer<R>,
-        feeder: &mut Feeder<'_, W>,
+        sink: &mut S,
     ) -> Result<(), CreateError> {
         let path: Vec<&[u8]> = names(&meta.path).collect();
         check_path(&meta.path, &path)?;
@@ -88,7 +127,7 @@ impl Source<'_> {
             return Ok(self.read.tree.set_root(attributes, &xattrs)?);
         };
         let parent = self.parent(&meta.path, parents)?;
-        self.insert(meta, parent, name, &xattrs, layer, feeder)
+        self.insert(meta, parent, name, &xattrs, layer, sink)
     }
 
     fn parent(&mut self, path: &[u8], parents: &[&[u8]]) -> Result<NodeId, CreateError> {
@@ -99,21 +138,21 @@ impl Source<'_> {
             .map_err(|error| tree_error(path, error))
     }
 
-    fn insert<R: Read, W>(
+    fn insert<R: Read, S: DataSink>(
         &mut self,
         meta: &Meta,
         parent: NodeId,
         name: &[u8],
         xattrs: &[u8],
         layer: &mut Layer<R>,
-        feeder: &mut Feeder<'_, W>,
+        sink: &mut S,
     ) -> Result<(), CreateError> {
         let none = Content { xattrs, ..Content::default() };
         let (file_type, content) = match &meta.kind {
             EntryKind::HardLink(target) => return self.hard_link(meta, parent, name, target),
             EntryKind::Regular => {
-                let first_chunk = first_chunk(feeder)?;
-                self.data(meta, layer, feeder)?;
+                let first_chunk = sink.next_chunk()?;
+                self.data(meta, layer, sink)?;
                 (FileType::Regular, Content { size: meta.size, first_chunk, ..none })
             }
             EntryKind::Directory => (FileType::Directory, none),
@@ -133,11 +172,11 @@ impl Source<'_> {
         inserted.map(|_| ()).map_err(|error| tree_error(&meta.path, error))
     }
 
-    fn data<R: Read, W>(
+    fn data<R: Read, S: DataSink>(
         &self,
         meta: &Meta,
         layer: &mut Layer<R>,
-        feeder: &mut Feeder<'_, W>,
+        sink: &mut S,
     ) -> Result<(), CreateError> {
         let limit = u64::from(u32::MAX) * u64::from(self.chunk_size);
         if meta.size > limit {
@@ -146,12 +185,7 @@ impl Source<'_> {
                 format!("it is {} bytes long, at most {limit} are possible", meta.size),
             ));
         }
-        let done = feeder.file(meta.size, &mut |buffer| {
-            layer.read_data(buffer)?;
-            (self.progress)(buffer.len() as u64);
-            Ok(())
-        })?;
-        fed(done)
+        sink.file(meta, layer, self.progress)
     }
 
     /// Links to an entry before it at once, to one behind it at the end.

@@ -5,7 +5,7 @@
 use super::{MergeError, Source, digest_of};
 use crate::open::Image;
 use chunk_store::dictionary::is_same;
-use rafs_format::{Blob, BlobFeatures, BlobId, Chunk};
+use rafs_format::{Blob, BlobFeatures, BlobId, Chunk, Digest};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -97,6 +97,7 @@ pub(crate) fn named_blobs(image: &Image) -> Result<Vec<Blob>, MergeError> {
 /// A layer's own blob, with what its caller knows.
 fn own(blob: &Blob, source: &Source, inside: bool) -> Result<Blob, MergeError> {
     let mut blob = blob.clone();
+    let known = blob.id.clone();
     let separate = blob.features.contains(BlobFeatures::SEPARATE);
     blob.id = own_id(&blob, source, inside)?;
     if separate {
@@ -105,6 +106,10 @@ fn own(blob: &Blob, source: &Source, inside: bool) -> Result<Blob, MergeError> {
         blob.meta_size = source.blob_size.unwrap_or(blob.meta_size);
     } else {
         blob.compressed_size = source.blob_size.unwrap_or(blob.compressed_size);
+    }
+    if blob.is_tar() && blob.meta_digest == Digest([0; 32]) && blob.id != known {
+        // Under another name it would be unknown what the tar should be.
+        blob.meta_digest = known.as_sha256().unwrap_or(blob.meta_digest);
     }
     blob.toc_digest = source.toc_digest.unwrap_or(blob.toc_digest);
     blob.toc_size = source.toc_size.unwrap_or(blob.toc_size);

@@ -236,6 +236,7 @@ impl Layer<'_> {
         for n in 0..bootstrap.chunk_count(inode) {
             let reference = bootstrap.chunk_ref(inode, n)?;
             let at = match self.places.get(&(reference.blob, reference.chunk)) {
+                _ if bootstrap.is_tarfs() => self.chunk(self.chunks.chunk(bootstrap, inode, n)?)?,
                 Some(&at) => at,
                 None => {
                     let at = self.chunk(self.chunks.resolve(bootstrap, reference)?)?;
