@@ -94,6 +94,9 @@ pub struct SourceArgs {
     /// Configuration file of a daemon, whose backend has the blobs.
     #[arg(short = 'C', long, value_name = "FILE", conflicts_with = "blob_dir")]
     pub config: Option<PathBuf>,
+    /// File with the key of an encrypted blob whose image does not hold it; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Vec<PathBuf>,
 }
 
 /// Arguments of `check`.

@@ -114,9 +114,6 @@ pub struct CreateArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Not supported by this version yet")]
 struct LaterArgs {
-    /// Encrypt the blob.
-    #[arg(short = 'E', long)]
-    encrypt: bool,
     /// Write cache files instead of a blob.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["blob", "blob_dir", "blob_inline_meta"])]
     blob_cache_dir: Option<PathBuf>,
@@ -204,7 +201,7 @@ fn number(text: &str) -> Result<u64, std::num::ParseIntError> {
 
 /// Runs `create`.
 pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
-    args.units.check(args.kind, &args.fs_version)?;
+    args.units.check(args)?;
     refuse_later(args)?;
     if args.kind == Some(Kind::TarTarfs) {
         tarfs::check(args)?;
@@ -239,7 +236,6 @@ pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
 fn refuse_later(args: &CreateArgs) -> anyhow::Result<()> {
     let later = &args.later;
     let options = [
-        (later.encrypt, "--encrypt"),
         (later.attributes.is_some(), "--attributes"),
         (later.external_blob.is_some(), "--external-blob"),
         (later.blob_meta.is_some(), "--blob-meta"),
@@ -302,6 +298,7 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
             is_stdin(&args.source),
         )?,
         prefetch_table: args.prefetch_policy == PrefetchPolicy::Fs,
+        encryption: args.units.encryption(args)?,
         toc: args.features == Some(Feature::BlobToc),
         parent: parent(args.parent_bootstrap.as_deref()),
         chunk_dicts: args.chunk_dict.iter().map(|text| chunk_dict(text)).collect::<anyhow::Result<_>>()?,

@@ -6,7 +6,7 @@ use build_info::BUILD_INFO;
 use cli_report::chain;
 use rafs_builder::open::{BlobSource, Image, LocalFs};
 use rafs_builder::output::Outputs;
-use rafs_builder::{check, config, inspect, unpack};
+use rafs_builder::{check, config, inspect, keys, unpack};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -100,7 +100,8 @@ pub fn source(file: Option<&PathBuf>, args: &SourceArgs) -> anyhow::Result<Optio
         (_, _, Some(path)) => config::local_fs(path)?,
         (file, dir, None) => LocalFs { blob_file: file.cloned(), dir: dir.clone(), alt_dirs: Vec::new() },
     };
-    Ok(Some(BlobSource::new(Arc::new(backend))?))
+    let keys = keys::read_all(&args.key_file)?;
+    Ok(Some(BlobSource::new(Arc::new(backend))?.with_keys(keys)))
 }
 
 /// Remote backends come later.

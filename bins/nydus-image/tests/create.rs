@@ -346,7 +346,6 @@ fn errors_name_the_path() {
         create(&at("good"), &["--prefetch-policy", "fs", "--prefetch-files", "/no/such"])
             .contains("/no/such")
     );
-    assert!(create(&at("good"), &["--encrypt"]).contains("--encrypt is not supported by this version yet"));
     for args in [
         &["--chunk-size", "x"][..],
         &["--compressor", "gzip"],

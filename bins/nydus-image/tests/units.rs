@@ -1,4 +1,4 @@
-//! `nydus-image create` with chunks that are not stored one by one as they are: in batches.
+//! `nydus-image create` with chunks that are not stored one by one as they are: in batches, or encrypted.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
@@ -78,7 +78,10 @@ fn batch_sizes_that_cannot_be() {
     assert!(said.contains("--batch-size 0x200000 is larger than --chunk-size 0x100000"), "{said}");
     let said = create(&["--batch-size", "0x1000", "--chunk-size", "0x1000000"]);
     assert!(said.contains("--chunk-size 0x1000000 conflicts with --batch-size"), "{said}");
-    assert!(create(&["--batch-size", "0x1000", "-v", "5"]).contains("batches need RAFS v6"));
+    assert!(
+        create(&["--batch-size", "0x1000", "-v", "5"])
+            .contains("--batch-size conflicts with --fs-version 5: it needs RAFS v6")
+    );
     for kind in ["targz-ref", "estargz-ref", "estargztoc-ref", "tar-tarfs"] {
         let said = create(&["--batch-size", "0x1000", "-t", kind]);
         let expected = format!("conversion type `{kind}` conflicts with `--batch-size`");
@@ -106,4 +109,91 @@ fn layers_with_batches_are_merged() {
     succeeds(&["unpack", "-B", str(&boot), "-D", str(&at("blobs")), "--output-dir", str(&at("out"))]);
     std::fs::copy(at("upper/small-7"), at("lower/small-7")).unwrap();
     assert!(Command::new("diff").arg("-r").arg(at("lower")).arg(at("out")).status().unwrap().success());
+}
+
+#[test]
+fn encrypted_blobs_need_their_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    source(&at("source"));
+    let (source, boot, blob, key, other) = (at("source"), at("boot"), at("blob"), at("key"), at("other"));
+    let create = |more: &[&str]| {
+        let args = ["create", "-B", str(&boot), "-b", str(&blob), str(&source)];
+        run(&[&args[..], more].concat())
+    };
+    let said = |output: Output| (output.status.code(), String::from_utf8(output.stderr).unwrap());
+    let (code, message) = said(create(&["--encrypt"]));
+    assert_eq!(code, Some(1));
+    assert!(
+        message.contains("--encrypt needs --key-file: the key is not stored with the image"),
+        "{message}"
+    );
+    assert_eq!(said(create(&["--encrypt", "--generate-key"])).0, Some(2), "a key file is needed");
+    assert_eq!(said(create(&["--key-file", "k"])).0, Some(2), "nothing to encrypt");
+    assert!(!boot.exists() && !blob.exists());
+
+    let args = ["create", "-B", str(&boot), "-b", str(&blob), "-E", "--key-file", str(&key)];
+    fails(1, &[&args[..], &[str(&source)]].concat());
+    succeeds(&[&args[..], &["--generate-key", "--batch-size", "0x1000", str(&source)]].concat());
+    // An existing key is not overwritten, and is used again.
+    let message = fails(1, &[&args[..], &["--generate-key", str(&source)]].concat());
+    assert!(message.contains("cannot make key file") && message.contains("exists"), "{message}");
+    succeeds(&[&args[..], &["--batch-size", "0x1000", str(&source)]].concat());
+
+    std::fs::write(&other, "0123456789abcdef".repeat(2) + &"f".repeat(32)).unwrap();
+    let check = ["check", "--data", "-C", str(&at("config")), str(&boot)].map(str::to_owned);
+    std::fs::write(
+        at("config"),
+        r#"{"version":2,"backend":{"type":"localfs","localfs":{"blob_file":"BLOB"}}}"#
+            .replace("BLOB", str(&blob)),
+    )
+    .unwrap();
+    let check = |more: &[&str]| {
+        let args: Vec<&str> = check.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        said(run(&args))
+    };
+    let (code, message) = check(&[]);
+    assert!(code == Some(1) && message.contains("its key is not in the image"), "{message}");
+    let (code, message) = check(&["--key-file", str(&other)]);
+    assert!(code == Some(1) && message.contains("its mode is 0644"), "{message}");
+    std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let (code, message) = check(&["--key-file", str(&other)]);
+    assert!(code == Some(1) && message.contains("none that was given fits"), "{message}");
+    assert_eq!(check(&["--key-file", str(&other), "--key-file", str(&key)]).0, Some(0));
+    let out = at("out");
+    succeeds(&[
+        "unpack",
+        "-B",
+        str(&boot),
+        "-b",
+        str(&blob),
+        "--key-file",
+        str(&key),
+        "--output-dir",
+        str(&out),
+    ]);
+    assert!(Command::new("diff").arg("-r").arg(&source).arg(&out).status().unwrap().success());
+}
+
+/// Where the key may be written: into a bootstrap of its own, on request, nowhere else.
+#[test]
+fn keys_in_bootstraps() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    source(&at("source"));
+    std::fs::create_dir(at("blobs")).unwrap();
+    let (source, boot, blobs, key) = (at("source"), at("boot"), at("blobs"), at("key"));
+    let with = ["create", "-D", str(&blobs), "-E", "--key-file", str(&key), "--key-in-bootstrap"];
+    fails(2, &[&with[..], &[str(&source)]].concat());
+    fails(2, &[&with[..], &["--blob-inline-meta", str(&source)]].concat());
+    let with = [&with[..], &["-B", str(&boot)]].concat();
+    fails(2, &[&with[..], &["--blob-inline-meta", str(&source)]].concat());
+    assert!(!key.exists());
+    succeeds(&[&with[..], &["--generate-key", str(&source)]].concat());
+    succeeds(&["check", "--data", "-D", str(&blobs), str(&boot)]);
+    for kind in ["targz-ref", "estargz-ref", "estargztoc-ref", "tar-tarfs"] {
+        let said = fails(1, &[&with[..], &["-t", kind, str(&source)]].concat());
+        assert!(said.contains(&format!("conversion type `{kind}` conflicts with `--encrypt`")), "{said}");
+    }
+    assert!(fails(1, &[&with[..], &["-v", "5", str(&source)]].concat()).contains("it needs RAFS v6"));
 }

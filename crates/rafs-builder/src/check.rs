@@ -660,7 +660,7 @@ fn check_sections(one: &OneBlob<'_>, size: u64) -> Result<Result<(), Problem>, B
     };
     let table = read(table.stored.clone())?;
     for entry in toc::entries(&table) {
-        if let Err(source) = check_entry(entry, &all, &mut read)? {
+        if let Err(source) = check_entry(entry, &all, &one.open, &mut read)? {
             let end = entry.compressed_offset.get().saturating_add(entry.compressed_size.get());
             return problem(entry.name(), end, source);
         }
@@ -672,6 +672,7 @@ fn check_sections(one: &OneBlob<'_>, size: u64) -> Result<Result<(), Problem>, B
 fn check_entry(
     entry: &TocEntry,
     all: &[Section],
+    open: &OpenBlob,
     read: &mut dyn FnMut(Range<u64>) -> Result<Vec<u8>, BackendError>,
 ) -> Result<Result<(), SectionError>, BackendError> {
     // The header of the chunk table has an entry, but is the end of another section.
@@ -699,7 +700,10 @@ fn check_entry(
         hash(stored, read)?
     } else {
         let Some(coding) = Coding::of(entry) else { return Ok(Err(SectionError::Compression)) };
-        match coding.decode(read(stored)?) {
+        let stored = read(stored)?;
+        // The chunk table and its header are encrypted with the data.
+        let stored = if name == b"blob.meta" { open.decrypt(stored, coding) } else { Ok(stored) };
+        match stored.and_then(|stored| coding.decode(stored)) {
             Ok(plain) => Digest(Sha256::digest(&plain).into()),
             Err(source) => return Ok(Err(SectionError::Decode { source })),
         }

@@ -24,7 +24,8 @@ use known::Known;
 pub use oci_registry::layer::End;
 use oci_registry::layer::LayerError;
 use pipeline::{Coding, Feeder, Stopped};
-use rafs_codec::CodecError;
+pub use rafs_codec::Secret;
+use rafs_codec::{CodecError, Key};
 use rafs_format::tree::Tree;
 use rafs_format::write::{self, Options as WriteOptions};
 use rafs_format::{Blob, Digest, FileType, FormatError};
@@ -70,6 +71,8 @@ pub enum CreateError {
     Contradiction { id: BlobId, index: u32 },
     #[error("a tarfs cannot be made of this: {problem}")]
     NotATarfs { problem: String },
+    #[error("a bootstrap inside a blob cannot hold a key: whoever gets the data would get the key")]
+    KeyBesideData,
     #[error("the build stopped early")]
     Stopped,
 }
@@ -132,6 +135,27 @@ pub struct Options {
     pub chunk_dicts: Vec<PathBuf>,
     /// An image that the source is laid over, and whose chunks are used, too. Whiteouts of the source mean something then.
     pub parent: Option<PathBuf>,
+    /// Encrypt the blob; `None` for a plain one.
+    pub encryption: Option<Encryption>,
+}
+
+impl Options {
+    /// The key that blobs are encrypted with; `None` for plain ones.
+    fn cipher_key(&self) -> Result<Option<Key>, CreateError> {
+        let key = self.encryption.as_ref().map(|encryption| Key::new(&encryption.key, encryption.iv));
+        key.transpose().map_err(|source| CreateError::Codec { source })
+    }
+}
+
+/// How a blob is encrypted: AES-128-XTS, one key and one initial vector for all of it.
+#[derive(Debug, Clone)]
+pub struct Encryption {
+    /// The key.
+    pub key: Secret,
+    /// Initial vector; another one for each blob.
+    pub iv: [u8; 16],
+    /// Put the key into the bootstrap, in clear, as 2.x wants it. The bootstrap must be a file of its own then.
+    pub key_in_bootstrap: bool,
 }
 
 /// Where an image goes.
@@ -170,6 +194,7 @@ impl Default for Options {
             toc: false,
             chunk_dicts: Vec::new(),
             parent: None,
+            encryption: None,
         }
     }
 }
@@ -227,6 +252,9 @@ pub fn create(
 ) -> Result<Report, CreateError> {
     let started = Instant::now();
     let places = places.into();
+    if places.bootstrap.is_none() && options.encryption.as_ref().is_some_and(|with| with.key_in_bootstrap) {
+        return Err(CreateError::KeyBesideData);
+    }
     let known = Known::load(options)?;
     let from_tar = matches!(input, Input::Tar(_));
     let bootstrap = places.bootstrap.map(|place| outputs.start(place)).transpose()?;
@@ -252,6 +280,10 @@ pub fn create(
         let hashing = scope.spawn(hashing);
         let written = match bootstrap {
             None => {
+                // Also not that of a blob of a dictionary.
+                if blobs.iter().any(Key::is_in) {
+                    return Err(CreateError::KeyBesideData);
+                }
                 let inlined = sealed.bootstrap(&blobs)?;
                 tail.put_bootstrap(&inlined)?;
                 let done = tail.finish()?;
@@ -304,12 +336,14 @@ fn store(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Scanned, Stored, Output), CreateError> {
     let blob_path = blob.path();
+    let key = options.cipher_key()?;
     let coding = Coding {
         chunk_size: options.chunk_size,
         batch_size: options.batch_size,
         compressor: options.compressor,
         level: options.level,
         digester: options.digester,
+        key: key.as_ref(),
         threads: options.threads.max(1),
         dictionary,
     };

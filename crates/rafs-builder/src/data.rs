@@ -6,9 +6,9 @@
 use crate::open::{BlobFile, BlobSource, Image};
 use blob_storage::BackendError;
 use bytes::Bytes;
-use rafs_codec::{CodecError, Decoder, UnitCodec, UnitError};
+use rafs_codec::{CodecError, Decoder, UnitCodec, UnitError, sections};
 use rafs_format::blob_units::{Unit, UnitTable};
-use rafs_format::{Blob, BlobId, Chunk, FormatError};
+use rafs_format::{Blob, BlobId, Chunk, Compressor, FormatError};
 use rafs_merkle::pieces::Pieces;
 use rafs_merkle::{DigestMismatch, VerifiedChunk};
 use std::ops::Range;
@@ -85,6 +85,14 @@ pub struct OpenBlob {
     pieces: Option<Pieces>,
 }
 
+impl OpenBlob {
+    /// A part of the chunk table, stored in this way, that is encrypted where the data is.
+    pub fn decrypt(&self, stored: Vec<u8>, coding: sections::Coding) -> Result<Vec<u8>, CodecError> {
+        let plain_size = usize::try_from(coding.plain_size).ok();
+        self.codec.decrypt(stored, plain_size.filter(|_| coding.compressor == Compressor::None))
+    }
+}
+
 /// Opens `blob` for reading its chunks. Of a blob with batches the chunk table is read, too; a plain tar is read whole, since only
 /// the digest of all of it says what its chunks should be.
 pub fn open(blob: &Blob, source: &BlobSource) -> Result<OpenBlob, BlobError> {
@@ -92,7 +100,8 @@ pub fn open(blob: &Blob, source: &BlobSource) -> Result<OpenBlob, BlobError> {
     if let Some(kind) = blob.special_kind() {
         return Err(BlobError::Unsupported { id: id(), kind });
     }
-    let codec = UnitCodec::new(blob).map_err(|source| BlobError::Key { id: id(), source })?;
+    let codec =
+        UnitCodec::new(&source.unlocked(blob)).map_err(|source| BlobError::Key { id: id(), source })?;
     let file = source.open(&blob.id).map_err(|source| BlobError::Open { id: id(), source })?;
     let table = match codec.table_range(blob) {
         Some(range) => {

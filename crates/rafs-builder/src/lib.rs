@@ -13,6 +13,7 @@ pub mod data;
 pub mod diff;
 pub mod digest;
 pub mod inspect;
+pub mod keys;
 pub mod merge;
 pub mod open;
 pub mod output;

@@ -6,6 +6,7 @@
 pub use blob_storage::LocalFs;
 use blob_storage::{Backend, BackendError, BlobReader};
 use bytes::Bytes;
+use rafs_codec::Keys;
 use rafs_codec::sections;
 use rafs_format::{Blob, BlobId, Bootstrap, FormatError, Version};
 use std::fs::File;
@@ -134,6 +135,7 @@ fn read_range(file: &File, range: &Range<u64>) -> io::Result<Vec<u8>> {
 #[derive(Debug)]
 pub struct BlobSource {
     backend: Arc<dyn Backend>,
+    keys: Keys,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -145,7 +147,18 @@ impl BlobSource {
             .enable_all()
             .build()
             .map_err(|source| OpenError::Threads { source })?;
-        Ok(Self { backend, runtime })
+        Ok(Self { backend, keys: Keys::default(), runtime })
+    }
+
+    /// With keys for encrypted blobs whose images leave theirs out.
+    #[must_use]
+    pub fn with_keys(self, keys: Keys) -> Self {
+        Self { keys, ..self }
+    }
+
+    /// `blob` with its key, where that is known.
+    pub(crate) fn unlocked(&self, blob: &Blob) -> Blob {
+        self.keys.unlock(blob)
     }
 
     /// The blob called `id`. Errors: the backend's.

@@ -1,16 +1,18 @@
-//! Small files in batches: formed as the rule says, the same whatever the number of threads, and read back whole.
+//! Small files in batches: formed as the rule says, the same whatever the number of threads, and read back whole. Encrypted blobs: without
+//! their keys, unless that is asked for.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
 use common::tar_tree;
 use proptest::prelude::*;
-use rafs_builder::create::{Input, Options, Report, create};
+use rafs_builder::create::{CreateError, Encryption, Input, Options, Places, Report, Secret, create};
+use rafs_builder::keys::Keys;
 use rafs_builder::open::{BlobSource, Image, LocalFs};
 use rafs_builder::output::{Outputs, Place};
 use rafs_builder::{check, unpack};
 use rafs_codec::UnitCodec;
-use rafs_format::{BlobFeatures, ChunkIndex, Compressor};
+use rafs_format::{BlobFeatures, ChunkIndex, Compressor, SuperFlags};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -130,6 +132,91 @@ proptest! {
         }
         prop_assert_eq!(found(dir.path(), &report), expected);
     }
+}
+
+fn encryption(first: u8, key_in_bootstrap: bool) -> Encryption {
+    let mut key = [9; 32];
+    key[0] = first;
+    Encryption { key: Secret::new(key).unwrap(), iv: [first; 16], key_in_bootstrap }
+}
+
+/// An encrypted image that leaves its key out: it says so, is read with the key, and not with another one. Plain data is nowhere in the blob.
+#[test]
+fn a_key_that_is_not_in_the_image() {
+    let files: Vec<Vec<u8>> = (0..300u32)
+        .map(|n| match n % 4 {
+            0 => vec![b'a'; (n as usize) % 30 + 1],
+            1 => testkit::blob::pattern(n, 900),
+            2 => testkit::blob::pattern(n, 40_000 + n as usize),
+            _ => format!("plain text {n} ").repeat(300).into_bytes(),
+        })
+        .collect();
+    let tar = tar(&files);
+    let expected = tar_tree(&tar);
+    for (batch_size, compressor, toc) in [
+        (0, Compressor::Zstd, false),
+        (0x1000, Compressor::Lz4Block, true),
+        (0x4000, Compressor::None, false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |threads, key_in_bootstrap| Options {
+            encryption: Some(encryption(1, key_in_bootstrap)),
+            toc,
+            ..options(batch_size, threads, compressor)
+        };
+        let report = build(&tar, &with(3, false), dir.path());
+        let blob = std::fs::read(dir.path().join(report.blob.as_ref().unwrap().as_str())).unwrap();
+        let boot = std::fs::read(dir.path().join("boot")).unwrap();
+        let key = encryption(1, false).key.put_in().0;
+        for bytes in [&blob, &boot] {
+            assert!(!bytes.windows(32).any(|window| window == key), "the key is in none of them");
+        }
+        assert!(!blob.windows(11).any(|window| window == b"plain text "));
+        let image = Image::open(&dir.path().join("boot")).unwrap();
+        assert!(image.bootstrap().superblock().flags.contains(SuperFlags::ENCRYPTION_AES_XTS));
+        assert!(image.blobs()[0].features.contains(BlobFeatures::ENCRYPTED));
+        check::structure(&image).unwrap();
+        let wrong = Keys::from(vec![encryption(2, false).key]);
+        for keys in [Keys::default(), wrong.clone()] {
+            let source = local(dir.path()).with_keys(keys);
+            let error = unpack::tar_to(&image, &source, &mut Vec::new(), 2).unwrap_err();
+            let said = rafs_builder::chain(&error);
+            assert!(said.contains("its key is not in the image, and none that was given fits"), "{said}");
+        }
+        let keys = Keys::from(vec![encryption(2, false).key, encryption(1, false).key]);
+        let source = local(dir.path()).with_keys(keys);
+        let checked = check::data(&image, &source, 2).unwrap();
+        assert!(checked.problems.is_empty(), "{:?}", checked.problems);
+        let mut out = Vec::new();
+        unpack::tar_to(&image, &source, &mut out, 2).unwrap();
+        assert!(tar_tree(&out) == expected);
+        // With one thread, and with the key in the bootstrap, the blob is the same and needs no key from elsewhere.
+        let open = tempfile::tempdir().unwrap();
+        let again = build(&tar, &with(1, true), open.path());
+        assert_eq!(again.blob, report.blob);
+        let image = Image::open(&open.path().join("boot")).unwrap();
+        assert_eq!(image.blobs()[0].meta_digest.0, key);
+        let checked = check::data(&image, &local(open.path()), 2).unwrap();
+        assert!(checked.problems.is_empty(), "{:?}", checked.problems);
+    }
+}
+
+/// The blob may hold its bootstrap, but then not its key.
+#[test]
+fn a_key_is_never_in_the_blob() {
+    let (dir, tar) = (tempfile::tempdir().unwrap(), tar(&[vec![b'x'; 5000]]));
+    let build = |key_in_bootstrap| {
+        let places = Places { bootstrap: None, blob: Place::Directory(dir.path().to_path_buf()) };
+        let encryption = Some(encryption(1, key_in_bootstrap));
+        let options = Options { encryption, ..options(0, 1, Compressor::Zstd) };
+        create(Input::Tar(Box::new(tar.as_slice())), &options, places, &Outputs::new(), &|_| {})
+    };
+    assert!(matches!(build(true), Err(CreateError::KeyBesideData)));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let report = build(false).unwrap();
+    let image = Image::open(&report.blob_path.unwrap()).unwrap();
+    let source = local(dir.path()).with_keys(Keys::from(vec![encryption(1, false).key]));
+    assert!(check::data(&image, &source, 1).unwrap().problems.is_empty());
 }
 
 /// So many batches and so few threads that what waits for them exceeds its bound: one thread and many give one blob, which reads back.

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{all_blobs, dir_tree, golden, normal_xattrs};
-use rafs_builder::create::{CreateError, Input, Options, Report, Whiteouts, create};
+use rafs_builder::create::{CreateError, Encryption, Input, Options, Report, Secret, Whiteouts, create};
 use rafs_builder::open::{BlobSource, Image, LocalFs};
 use rafs_builder::output::{Outputs, Place};
 use rafs_builder::unpack::{self, Target};
@@ -33,6 +33,18 @@ fn skipped() -> bool {
     skipped
 }
 
+/// Key and initial vector that the reference builder chose for an image.
+fn encryption(boot: &Path) -> Encryption {
+    let image = Image::open(boot).unwrap();
+    let blob = &image.blobs()[0];
+    let iv = [blob.meta_size.to_le_bytes(), blob.cipher_iv.to_le_bytes()].concat();
+    Encryption {
+        key: Secret::new(blob.meta_digest.0).unwrap(),
+        iv: iv.try_into().unwrap(),
+        key_in_bootstrap: true,
+    }
+}
+
 #[test]
 fn directories_become_the_reference_images() {
     let Some(golden) = golden() else { return };
@@ -51,7 +63,14 @@ fn directories_become_the_reference_images() {
         |compressor, digester, chunk_size| Options { compressor, digester, chunk_size, ..Options::default() };
     let prefetch = with(Compressor::Zstd, DigestAlgorithm::Blake3, 0x1000);
     let batches = Options { batch_size: 0x4000, ..with(Compressor::Zstd, DigestAlgorithm::Blake3, 0x4000) };
+    let encrypted = |name: &str, batch_size| Options {
+        batch_size,
+        encryption: Some(encryption(&golden.join(name).join("image.boot"))),
+        ..with(Compressor::Zstd, DigestAlgorithm::Blake3, 0x4000)
+    };
     let cases = [
+        ("v6-dir-encrypt", encrypted("v6-dir-encrypt", 0)),
+        ("v6-dir-encrypt-batch", encrypted("v6-dir-encrypt-batch", 0x2000)),
         ("v6-dir-zstd", Options::default()),
         ("v6-dir-batch", batches),
         ("v6-dir-lz4-8k", with(Compressor::Lz4Block, DigestAlgorithm::Blake3, 0x2000)),

@@ -6,7 +6,7 @@ mod cipher;
 pub mod sections;
 mod units;
 
-pub use cipher::Key;
+pub use cipher::{Key, Keys, Secret};
 pub use units::{UnitCodec, UnitError};
 
 use rafs_format::Compressor;
@@ -26,6 +26,8 @@ pub enum CodecError {
     Encode { codec: &'static str, plain: usize, reason: String },
     #[error("cipher {cipher} is not one of blobs, or its key cannot be used")]
     Cipher { cipher: &'static str },
+    #[error("its key is not in the image, and none that was given fits")]
+    NoKey,
     #[error("{stored} encrypted bytes cannot be decrypted: 16 are the least")]
     Encrypted { stored: usize },
     #[error("{codec} is read, never written")]

@@ -72,7 +72,8 @@ impl UnitCodec {
         decoder.decode(by, &stored, size)
     }
 
-    fn decrypt(&self, stored: Vec<u8>, plain_size: Option<usize>) -> Result<Vec<u8>, CodecError> {
+    /// `stored` without encryption, where there is any; see [`Key::decrypt`].
+    pub fn decrypt(&self, stored: Vec<u8>, plain_size: Option<usize>) -> Result<Vec<u8>, CodecError> {
         match &self.key {
             Some(key) => key.decrypt(stored, plain_size),
             None => Ok(stored),

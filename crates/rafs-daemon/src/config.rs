@@ -38,6 +38,8 @@ pub struct Config {
     pub rafs: Rafs,
     /// What is fetched before it is read.
     pub prefetch: Prefetch,
+    /// Files with keys of encrypted blobs whose images do not hold them.
+    pub key_files: Vec<PathBuf>,
     /// Where changes go; `None` for a read-only file system.
     pub overlay: Option<Overlay>,
 }
@@ -151,6 +153,7 @@ pub fn from_local_dir(dir: &Path) -> Config {
         cache: Cache { store: Store::File(FileCache::new(dir)), ..Cache::default() },
         rafs: Rafs::default(),
         prefetch: Prefetch::default(),
+        key_files: Vec::new(),
         overlay: None,
     }
 }
@@ -163,7 +166,9 @@ impl Config {
         let (cache, workers) = top.object("cache", Cache::read_v2)?.unwrap_or_default();
         let (rafs, what) = top.object("rafs", Rafs::read_v2)?.unwrap_or_default();
         let prefetch = Prefetch::join(what, workers);
-        Ok(Self { id, backend, cache, rafs, prefetch, overlay: top.object("overlay", Overlay::read)? })
+        let key_files = top.list("key_files")?;
+        let overlay = top.object("overlay", Overlay::read)?;
+        Ok(Self { id, backend, cache, rafs, prefetch, key_files, overlay })
     }
 
     fn read_v1(top: &mut Object) -> Result<Self, FieldError> {
@@ -176,7 +181,8 @@ impl Config {
         })?;
         let rafs = Rafs::read_v1(top)?;
         let prefetch = top.object("fs_prefetch", Prefetch::read_v1)?.unwrap_or_default();
-        Ok(Self { id, backend, cache, rafs, prefetch, overlay: None })
+        let key_files = top.list("key_files")?;
+        Ok(Self { id, backend, cache, rafs, prefetch, key_files, overlay: None })
     }
 }
 

@@ -28,6 +28,10 @@ pub enum DaemonError {
     PullAuth,
     #[error("the value of NYDUS_HEADER_{name} is not UTF-8")]
     Header { name: String },
+    #[error("cannot read key file {}", path.display())]
+    KeyFile { path: PathBuf, source: io::Error },
+    #[error("{} is no key file: a key is 64 hex digits, or 32 bytes, and its halves differ", path.display())]
+    NotAKey { path: PathBuf },
     #[error("{what} is not supported by this version yet")]
     Unsupported { what: &'static str },
     #[error("a blob of {} is missing", path.display())]

@@ -1,7 +1,7 @@
 //! One image put together: the bootstrap read and checked, its blobs found, their caches opened.
 
 use crate::config::{Backend as BackendConfig, Cache, Config, Store};
-use crate::{DaemonError, Options};
+use crate::{DaemonError, Options, keys};
 use blob_cache::{BlobCache, CacheOptions};
 use blob_storage::config::Auth;
 use blob_storage::{Backend, OpenOptions, Registries, open_backend};
@@ -35,7 +35,9 @@ impl Image {
         let path = options.bootstrap.as_path();
         let bootstrap = read_bootstrap(path)?;
         let backend = backend(&options.config.backend, registries)?;
-        let open = |blob| open_cache(path, blob, &*backend, &options.config.cache).map(Arc::new);
+        let keys = keys::read(&options.config.key_files)?;
+        let open =
+            |blob| open_cache(path, &keys.unlock(blob), &*backend, &options.config.cache).map(Arc::new);
         let caches: Vec<_> = bootstrap.blobs().iter().map(open).collect::<Result<_, _>>()?;
         let rafs = Rafs::new(bootstrap, caches.clone());
         let rafs =

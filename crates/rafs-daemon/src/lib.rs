@@ -8,6 +8,7 @@ mod daemon;
 mod environment;
 mod error;
 mod image;
+mod keys;
 pub mod limits;
 mod signals;
 mod whole;

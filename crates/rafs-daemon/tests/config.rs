@@ -115,6 +115,7 @@ fn three_shapes_mean_the_same() {
         },
         rafs: Rafs::default(),
         prefetch: Prefetch::default(),
+        key_files: Vec::new(),
         overlay: None,
     };
     assert_eq!(parsed(SMALL_TOML), expected);
@@ -235,6 +236,7 @@ fn version_2_sections_are_read() {
         }, "fscache": {"work_dir": "/unused"}},
         "rafs": {"mode": "cached", "batch_size": 4096, "validate": true, "enable_xattr": true, "iostats_files": true,
                  "access_pattern": true, "latest_read_files": true},
+        "key_files": ["/k1", "/k2"],
         "overlay": {"upper_dir": "/u", "work_dir": "/w"}
     });
     let key = EncryptionKey::new("0123456789abcdefABCDEF0123456789").unwrap();
@@ -264,6 +266,7 @@ fn version_2_sections_are_read() {
             latest_read_files: true,
         },
         prefetch: Prefetch::default(),
+        key_files: vec!["/k1".into(), "/k2".into()],
         overlay: Some(Overlay { upper_dir: "/u".into(), work_dir: "/w".into() }),
     };
     assert_eq!(config(&document), expected);

@@ -6,7 +6,7 @@
 use super::collect::{Batch, InBatch, Stored};
 use super::{CreateError, Options};
 use crate::output::Output;
-use rafs_codec::Encoder;
+use rafs_codec::{CodecError, Encoder, Key};
 use rafs_format::blob_entries::{self, Entry, Place};
 use rafs_format::blob_meta::{self, Contexts, Header};
 use rafs_format::device::BlobMetaLocation;
@@ -117,8 +117,16 @@ impl<'a> Tail<'a> {
             contexts,
         };
         let header = header.encode();
-        self.put(&bytes)?;
-        self.put(&header)?;
+        match self.options.cipher_key()? {
+            Some(key) => {
+                self.put(&encrypted(&key, &bytes)?)?;
+                self.put(&encrypted(&key, &header)?)?;
+            }
+            None => {
+                self.put(&bytes)?;
+                self.put(&header)?;
+            }
+        }
         if self.has_headers() {
             let (start, size) = (meta.compressed_offset, meta.compressed_size);
             let header_size = header.len() as u64;
@@ -139,12 +147,16 @@ impl<'a> Tail<'a> {
     /// The table of all chunks, and what stands in it behind its entries.
     fn chunk_table(&self, stored: &Stored) -> Result<(Vec<u8>, Contexts), CreateError> {
         let mut table = Vec::new();
-        if self.options.batch_size == 0 {
+        if !self.has_long_entries() {
             stored.chunks.iter().try_for_each(|chunk| blob_meta::push_v1(&mut table, chunk))?;
             return Ok((table, Contexts::default()));
         }
-        for (chunk, place) in stored.chunks.iter().zip(&stored.in_batches) {
-            blob_entries::push(&mut table, &entry(chunk, *place, &stored.batches))?;
+        let places = stored.in_batches.iter().copied().chain(std::iter::repeat(None));
+        for (chunk, place) in stored.chunks.iter().zip(places) {
+            blob_entries::push(&mut table, &entry(chunk, place, &stored.batches))?;
+        }
+        if self.options.batch_size == 0 {
+            return Ok((table, Contexts::default()));
         }
         let offset = table.len() as u64;
         for batch in &stored.batches {
@@ -170,10 +182,17 @@ impl<'a> Tail<'a> {
         self.list(name, by, Sha256::digest(plain).into(), (start, size), plain.len() as u64)
     }
 
+    /// Does its chunk table have entries of 24 bytes?
+    fn has_long_entries(&self) -> bool {
+        self.options.batch_size > 0 || self.options.encryption.is_some()
+    }
+
     fn features(&self) -> BlobFeatures {
         let mut features = BlobFeatures::ALIGNED | BlobFeatures::CAP_TAR_TOC;
         features.set(BlobFeatures::INLINED_FS_META, self.inline);
-        features.set(BlobFeatures::CHUNK_INFO_V2 | BlobFeatures::BATCH, self.options.batch_size > 0);
+        features.set(BlobFeatures::CHUNK_INFO_V2, self.has_long_entries());
+        features.set(BlobFeatures::BATCH, self.options.batch_size > 0);
+        features.set(BlobFeatures::ENCRYPTED, self.options.encryption.is_some());
         features.set(BlobFeatures::HAS_TAR_HEADER, self.has_headers());
         features.set(BlobFeatures::HAS_TOC | BlobFeatures::INLINED_CHUNK_DIGEST, self.options.toc);
         features
@@ -185,6 +204,14 @@ impl<'a> Tail<'a> {
         uncompressed_size: u64,
         meta: BlobMetaLocation,
     ) -> Result<Blob, CreateError> {
+        let encryption = self.options.encryption.as_ref();
+        let key = encryption.map(|with| match with.key_in_bootstrap {
+            true => with.key.put_in(),
+            false => with.key.left_out(with.iv),
+        });
+        // Its low half in front, as both stand on disk.
+        let iv = encryption.map_or(0, |with| u128::from_le_bytes(with.iv));
+        let half = |at: u32| u64::try_from(iv >> at & u128::from(u64::MAX)).unwrap_or(0);
         Ok(Blob {
             id: BlobId::new(OWN_ID)?,
             chunk_size: self.options.chunk_size,
@@ -198,10 +225,10 @@ impl<'a> Tail<'a> {
             meta,
             toc_size: 0,
             toc_digest: Digest([0; 32]),
-            meta_digest: Digest([0; 32]),
-            meta_size: 0,
-            cipher_iv: 0,
-            cipher: Cipher::None,
+            meta_digest: key.unwrap_or(Digest([0; 32])),
+            meta_size: half(0),
+            cipher_iv: half(64),
+            cipher: if encryption.is_some() { Cipher::Aes128Xts } else { Cipher::None },
         })
     }
 
@@ -227,6 +254,15 @@ impl<'a> Tail<'a> {
         let digest = Digest(self.sha256.finalize().into());
         Ok(Done { output: self.output, digest, size: self.at, toc })
     }
+}
+
+/// `bytes` as an encrypted unit.
+fn encrypted(key: &Key, bytes: &[u8]) -> Result<Vec<u8>, CreateError> {
+    let mut unit = bytes.to_vec();
+    unit.resize(Key::room(bytes.len()), 0);
+    let size = key.encrypt(&mut unit, bytes.len());
+    let source = CodecError::Encrypted { stored: bytes.len() };
+    size.map(|_| unit).ok_or(CreateError::Codec { source })
 }
 
 /// The entry of a chunk, which may be in a batch.

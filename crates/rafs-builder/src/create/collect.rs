@@ -6,7 +6,7 @@
 
 use super::CreateError;
 use super::known::Borrowed;
-use super::pipeline::{Coding, Job, Key, Packed, Part, Reply, Unit, give};
+use super::pipeline::{Coding, Job, Key, Part, Reply, Unit, give};
 use rafs_format::{Chunk, ChunkFlags};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -62,6 +62,8 @@ pub(super) struct InBatch {
 pub(super) struct Collector<W> {
     known: HashMap<Key, u32>,
     batch_size: usize,
+    /// Are stored bytes encrypted?
+    encrypts: bool,
     /// Plain bytes of the batch that is being filled.
     filling: Vec<u8>,
     /// Batches that were full.
@@ -75,7 +77,8 @@ impl<W: Write> Collector<W> {
         let sink =
             Sink { blob, path, work, stored: Stored::default(), waiting: VecDeque::new(), held: 0, room };
         let batch_size = coding.batch_size as usize;
-        Self { known: HashMap::new(), batch_size, filling: Vec::new(), filled: 0, sink }
+        let encrypts = coding.key.is_some();
+        Self { known: HashMap::new(), batch_size, encrypts, filling: Vec::new(), filled: 0, sink }
     }
 
     /// Takes units until there are no more, and gives them back through `free`. Errors: the first of a worker, or of writing.
@@ -122,7 +125,8 @@ impl<W: Write> Collector<W> {
                 stored.duplicate_bytes += u64::from(size);
                 continue;
             }
-            stored.add(part, size, next)?;
+            let encrypted = if self.encrypts { ChunkFlags::ENCRYPTED } else { ChunkFlags::empty() };
+            stored.add(part, size, next, ChunkFlags::HAS_CRC | encrypted)?;
             if part.is_small {
                 self.put_in_batch(plain)?;
                 continue;
@@ -132,7 +136,11 @@ impl<W: Write> Collector<W> {
                 self.sink.stored.in_batches.push(None);
             }
             let packed = part.packed.clone().and_then(|range| unit.packed.get(range));
-            self.sink.chunk(next, packed.unwrap_or(plain), packed.is_some())?;
+            if packed.is_none() && self.encrypts {
+                // It cannot be: the first copy of a chunk is always packed. Plain bytes in an encrypted blob would be the worst of all errors.
+                return Err(CreateError::Stopped);
+            }
+            self.sink.chunk(next, packed.unwrap_or(plain), part.is_compressed)?;
         }
         Ok(())
     }
@@ -162,7 +170,7 @@ impl<W: Write> Collector<W> {
 
 impl Stored {
     /// Adds a chunk, the `index`-th, whose stored range is not known yet. Errors: there are too many.
-    fn add(&mut self, part: &Part, size: u32, index: u32) -> Result<(), CreateError> {
+    fn add(&mut self, part: &Part, size: u32, index: u32, flags: ChunkFlags) -> Result<(), CreateError> {
         if index >= MAX_CHUNKS {
             return Err(CreateError::TooMany { what: "chunks in one blob", limit: MAX_CHUNKS.into() });
         }
@@ -170,7 +178,7 @@ impl Stored {
             digest: part.digest,
             blob: 0,
             index,
-            flags: ChunkFlags::HAS_CRC,
+            flags,
             compressed_offset: 0,
             compressed_size: 0,
             uncompressed_offset: self.uncompressed_size,
@@ -186,7 +194,7 @@ impl Stored {
 /// What waits until all before it is on the blob.
 enum Waiting {
     Chunk { index: u32, bytes: Vec<u8>, is_compressed: bool },
-    Batch { plain_size: usize, packed: Receiver<Result<Packed, CreateError>> },
+    Batch { plain_size: usize, packed: Receiver<Result<Vec<u8>, CreateError>> },
 }
 
 impl Waiting {
@@ -273,14 +281,14 @@ impl<W: Write> Sink<W> {
         self.write(bytes)
     }
 
-    fn write_batch(&mut self, plain_size: usize, packed: &Packed) -> Result<(), CreateError> {
+    fn write_batch(&mut self, plain_size: usize, bytes: &[u8]) -> Result<(), CreateError> {
         let size = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
         self.stored.batches.push(Batch {
             compressed_offset: self.stored.compressed_size,
-            compressed_size: size(packed.bytes.len()),
+            compressed_size: size(bytes.len()),
             uncompressed_size: size(plain_size),
         });
-        self.write(&packed.bytes)
+        self.write(bytes)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), CreateError> {

@@ -9,7 +9,7 @@ use super::CreateError;
 use super::collect::{Collector, Stored};
 use chunk_store::Dictionary;
 use parking_lot::Mutex;
-use rafs_codec::Encoder;
+use rafs_codec::{CodecError, Encoder, Key as CipherKey};
 use rafs_format::{Compressor, Digest, DigestAlgorithm};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -31,6 +31,8 @@ pub(super) struct Coding<'a> {
     pub compressor: Compressor,
     pub level: i32,
     pub digester: DigestAlgorithm,
+    /// Encrypts what is stored; `None` for plain blobs.
+    pub key: Option<&'a CipherKey>,
     pub threads: usize,
     /// Chunks that are stored already, elsewhere.
     pub dictionary: Option<&'a Dictionary>,
@@ -44,8 +46,10 @@ pub(super) struct Part {
     pub crc32: u32,
     /// Its position in the dictionary.
     pub known: Option<u32>,
-    /// Where its compressed bytes are; `None` where they are not smaller, the same chunk is stored already, or it goes into a batch.
+    /// Where its bytes are as they are stored; `None` where that is as it is, the same chunk is stored already, or it goes into a batch.
     pub packed: Option<Range<usize>>,
+    /// Are those compressed?
+    pub is_compressed: bool,
     /// It is a whole file, so short that it goes into a batch.
     pub is_small: bool,
 }
@@ -62,18 +66,12 @@ pub(super) struct Unit {
     pub parts: Vec<Part>,
 }
 
-/// A batch as it is stored.
-#[derive(Debug)]
-pub(super) struct Packed {
-    pub bytes: Vec<u8>,
-}
-
 /// Work for a thread, with where its result goes.
 pub(super) enum Job {
     /// Hash and compress chunks.
     Unit(Unit, Reply<Unit>),
-    /// Compress a batch.
-    Batch(Vec<u8>, Reply<Packed>),
+    /// Compress a batch; its bytes come back as they are stored.
+    Batch(Vec<u8>, Reply<Vec<u8>>),
 }
 
 /// Where the result of a job goes. Dropped without one it says [`CreateError::Stopped`].
@@ -153,7 +151,8 @@ pub(super) fn start<'scope, 'env, W: Write + Send + 'scope>(
     for _ in 0..coding.threads {
         let encoder =
             Encoder::new(coding.compressor, coding.level).map_err(|source| CreateError::Codec { source })?;
-        scope.spawn(move || work_loop(queue, claims, coding, encoder));
+        let packer = Packer { encoder, key: coding.key };
+        scope.spawn(move || work_loop(queue, claims, coding, packer));
     }
     let collector = Collector::new(blob, path, &coding, work.clone());
     let collector = scope.spawn(move || collector.run(&done, &free_sender));
@@ -197,7 +196,8 @@ impl<W> Feeder<'_, W> {
             fill(unit.plain.get_mut(range.clone()).unwrap_or(&mut []))?;
             unit.filled = range.end;
             let digest = Digest([0; 32]);
-            unit.parts.push(Part { plain: range, digest, crc32: 0, known: None, packed: None, is_small });
+            let (known, packed, is_compressed) = (None, None, false);
+            unit.parts.push(Part { plain: range, digest, crc32: 0, known, packed, is_compressed, is_small });
             size -= count as u64;
             self.given += 1;
         }
@@ -254,36 +254,73 @@ impl Drop for CloseOnPanic<'_> {
 }
 
 /// Does jobs until nobody can give any more.
-fn work_loop(queue: &Queue, claims: &Claims, coding: Coding<'_>, mut encoder: Encoder) {
+fn work_loop(queue: &Queue, claims: &Claims, coding: Coding<'_>, mut packer: Packer<'_>) {
     let _close = CloseOnPanic(queue);
     loop {
         // Waiting happens under the lock: who holds it gets the next job, the others wait for the lock.
         let next = queue.lock().as_ref().and_then(|queue| queue.recv().ok());
         match next {
             Some(Job::Unit(mut unit, reply)) => {
-                let packed = pack(&mut unit, claims, coding, &mut encoder);
+                let packed = pack(&mut unit, claims, coding, &mut packer);
                 reply.send(packed.map(|()| unit));
             }
-            Some(Job::Batch(plain, reply)) => reply.send(pack_batch(plain, &mut encoder)),
+            Some(Job::Batch(plain, reply)) => reply.send(packer.batch(plain)),
             None => return,
         }
     }
 }
 
-fn pack_batch(plain: Vec<u8>, encoder: &mut Encoder) -> Result<Packed, CreateError> {
-    let mut bytes = Vec::new();
-    let smaller = encoder.encode(&plain, &mut bytes).map_err(|source| CreateError::Codec { source })?;
-    Ok(Packed { bytes: if smaller { bytes } else { plain } })
+/// Compresses and encrypts.
+struct Packer<'a> {
+    encoder: Encoder,
+    key: Option<&'a CipherKey>,
+}
+
+impl Packer<'_> {
+    /// Room that [`Packer::put`] needs for chunks of `plain` bytes together, one behind the other: what is stored is no longer than its
+    /// chunk, but for short encrypted ones, and the longest has room behind all others.
+    fn room(&self, plain: usize, chunks: usize) -> usize {
+        let bound = self.encoder.bound(plain);
+        match self.key {
+            Some(_) => bound.saturating_add(plain).saturating_add(chunks.saturating_mul(CipherKey::room(0))),
+            None => bound,
+        }
+    }
+
+    /// Puts `plain` as it is stored into the front of `room`. Returns its length, and whether it is compressed; `None`: it is stored as it is.
+    fn put(&mut self, plain: &[u8], room: &mut [u8]) -> Result<Option<(usize, bool)>, CodecError> {
+        let size = self.encoder.encode_into(plain, room)?;
+        let Some(key) = self.key else { return Ok(size.map(|size| (size, true))) };
+        if size.is_none() {
+            let too_short = || CodecError::Encrypted { stored: plain.len() };
+            room.get_mut(..plain.len()).ok_or_else(too_short)?.copy_from_slice(plain);
+        }
+        let stored = key.encrypt(room, size.unwrap_or(plain.len()));
+        let stored = stored.ok_or(CodecError::Encrypted { stored: plain.len() })?;
+        Ok(Some((stored, size.is_some())))
+    }
+
+    /// A batch as it is stored.
+    fn batch(&mut self, plain: Vec<u8>) -> Result<Vec<u8>, CreateError> {
+        let mut room = vec![0; self.room(plain.len(), 1)];
+        let stored = self.put(&plain, &mut room).map_err(|source| CreateError::Codec { source })?;
+        Ok(match stored {
+            Some((size, _)) => {
+                room.truncate(size);
+                room
+            }
+            None => plain,
+        })
+    }
 }
 
 fn pack(
     unit: &mut Unit,
     claims: &Claims,
     coding: Coding<'_>,
-    encoder: &mut Encoder,
+    packer: &mut Packer<'_>,
 ) -> Result<(), CreateError> {
-    // What is kept is shorter than its chunk, so there is room for the longest chunk behind all others.
-    let room = encoder.bound(unit.plain.len());
+    let room = packer.room(unit.plain.len(), unit.parts.len());
     if unit.packed.len() < room {
         unit.packed = vec![0; room];
     }
@@ -315,9 +352,12 @@ fn pack(
             continue;
         }
         let room = unit.packed.get_mut(end..).unwrap_or(&mut []);
-        let size = encoder.encode_into(plain, room).map_err(|source| CreateError::Codec { source })?;
-        part.packed = size.map(|size| end..end + size);
-        end += size.unwrap_or(0);
+        let stored = packer.put(plain, room).map_err(|source| CreateError::Codec { source })?;
+        if let Some((size, is_compressed)) = stored {
+            part.packed = Some(end..end + size);
+            part.is_compressed = is_compressed;
+            end += size;
+        }
     }
     Ok(())
 }
