@@ -9,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use rafs_builder::create::{
-    self, BlobId, Compressor, DigestAlgorithm, End, Input, Options, Places, Report, Whiteouts,
+    self, BlobId, Compressor, DigestAlgorithm, End, Input, Options, Places, Report, Version, Whiteouts,
 };
 use rafs_builder::output::{Outputs, Place};
 
@@ -86,7 +86,7 @@ pub struct CreateArgs {
     /// Accepted; the same source always gives the same image.
     #[arg(long)]
     repeatable: bool,
-    /// Accepted; chunks of RAFS v6 are always aligned.
+    /// RAFS v5: start decompressed chunks at multiples of 4096, as RAFS v6 always does.
     #[arg(long)]
     aligned_chunk: bool,
     /// Accepted without effect.
@@ -241,7 +241,6 @@ fn refuse_later(args: &CreateArgs) -> anyhow::Result<()> {
         (later.blob_meta.is_some(), "--blob-meta"),
         (later.blob_data_size.is_some(), "--blob-data-size"),
         (later.blob_offset.is_some_and(|offset| offset != 0), "--blob-offset"),
-        (args.fs_version == "5", "--fs-version 5"),
     ];
     if let Some(kind) = args.kind {
         let name = kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
@@ -271,7 +270,18 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
         .with_context(|| format!("--chunk-size {size:#x} is not a power of two from 0x1000 to 0x1000000"))?;
     let blob_id = args.blob_id.as_deref().map(BlobId::new).transpose().context("--blob-id cannot be used")?;
     let defaults = Options::default();
+    let version = if args.fs_version == "5" { Version::V5 } else { Version::V6 };
+    if let Some(kind) = args.kind.filter(|kind| version == Version::V5 && !kind.stores_chunks()) {
+        bail!("--type {} conflicts with --fs-version 5: it needs RAFS v6", kind.name());
+    }
+    let toc = args.features == Some(Feature::BlobToc);
+    ensure!(
+        !toc || version == Version::V6,
+        "--features blob-toc conflicts with --fs-version 5: it needs RAFS v6"
+    );
     Ok(Options {
+        version,
+        aligned_chunks: args.aligned_chunk,
         chunk_size,
         batch_size: args.units.batch_size(chunk_size)?,
         compressor: match args.compressor {
@@ -299,7 +309,7 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
         )?,
         prefetch_table: args.prefetch_policy == PrefetchPolicy::Fs,
         encryption: args.units.encryption(args)?,
-        toc: args.features == Some(Feature::BlobToc),
+        toc,
         parent: parent(args.parent_bootstrap.as_deref()),
         chunk_dicts: args.chunk_dict.iter().map(|text| chunk_dict(text)).collect::<anyhow::Result<_>>()?,
     })
@@ -481,7 +491,7 @@ fn json(report: &Report, options: &Options) -> serde_json::Result<String> {
                 "dedup_uncompressed_size": report.duplicates.1,
             },
         },
-        "fs_version": "6",
+        "fs_version": options.version.name(),
         "compressor": options.compressor.name(),
         "tree_digest": report.tree_digest.map(|digest| digest.to_string()),
     }))

@@ -1,7 +1,7 @@
 //! `nydus-image create`: a layer or a directory becomes a blob and a bootstrap.
 //!
 //! The source is read once, in order: entries go to a [`TreeBuilder`], data to the pipeline. At the end the chunk table is put behind the data and the
-//! tree is written, to a file of its own or into the blob. Knows RAFS v6 only; other kinds are refused by the command line.
+//! tree is written, to a file of its own or into the blob. RAFS v5 and v6 differ in what stands behind the data and in how the tree is written, nowhere else.
 
 mod blob;
 mod collect;
@@ -11,6 +11,7 @@ mod layered;
 mod pipeline;
 mod tar;
 mod tarfs;
+mod v5;
 
 use crate::digest;
 use crate::merge::MergeError;
@@ -29,7 +30,7 @@ use rafs_codec::{CodecError, Key};
 use rafs_format::tree::Tree;
 use rafs_format::write::{self, Options as WriteOptions};
 use rafs_format::{Blob, Digest, FileType, FormatError};
-pub use rafs_format::{BlobId, Compressor, DigestAlgorithm};
+pub use rafs_format::{BlobId, Compressor, DigestAlgorithm, Version};
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -109,6 +110,10 @@ impl std::fmt::Debug for Input<'_> {
 /// How an image is made.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Layout of the bootstrap. v5 has neither batches nor a table of contents nor encryption.
+    pub version: Version,
+    /// v5: decompressed chunks start at multiples of 4096, as they always do in v6.
+    pub aligned_chunks: bool,
     /// Largest chunk, a power of two from 4 KiB to 16 MiB.
     pub chunk_size: u32,
     /// Files of less than half of this are stored several at a time, in batches below this size: a power of two from 4 KiB to the chunk size; 0 for none.
@@ -181,6 +186,8 @@ const MAX_THREADS: usize = 16;
 impl Default for Options {
     fn default() -> Self {
         Self {
+            version: Version::V6,
+            aligned_chunks: false,
             chunk_size: 1 << 20,
             batch_size: 0,
             compressor: Compressor::Zstd,
@@ -214,7 +221,7 @@ pub struct Report {
     pub entries: u64,
     /// Size of the blob.
     pub blob_size: u64,
-    /// Size of the data as files have it, each chunk once, chunks rounded up to 4096.
+    /// Size of the data as files have it, each chunk once, chunks rounded up to 4096 where they are aligned.
     pub uncompressed_size: u64,
     /// Distinct chunks in the blob.
     pub chunks: u64,
@@ -240,6 +247,8 @@ struct Scanned {
     skipped_xattrs: u64,
     /// How a tar ended.
     end: Option<End>,
+    /// Chunks given first, of files to prefetch; only a directory is read in their order.
+    prefetched: u64,
 }
 
 /// Builds an image. `progress` is told plain bytes as they are read. Nothing is left behind on failure, except what went into a pipe.
@@ -252,6 +261,7 @@ pub fn create(
 ) -> Result<Report, CreateError> {
     let started = Instant::now();
     let places = places.into();
+    v5::check(options)?;
     if places.bootstrap.is_none() && options.encryption.as_ref().is_some_and(|with| with.key_in_bootstrap) {
         return Err(CreateError::KeyBesideData);
     }
@@ -265,12 +275,19 @@ pub fn create(
     let described = tail.put_chunk_table(&stored)?;
     let data_time = started.elapsed();
     let write_started = Instant::now();
-    let Scanned { tree, whiteouts, skipped_xattrs, end } = read;
+    let source = v5::Source::new(&read, &stored, options);
+    let Scanned { tree, whiteouts, skipped_xattrs, end, .. } = read;
     let chunks = stored.chunks.len() as u64;
     let table = known::join(&mut stored, known.dictionary.as_ref())?;
-    let sealed = Sealed::new(tree, &mut stored, options);
+    let mut sealed = Sealed::new(tree, &mut stored, options);
+    sealed.options.form = source.form(&sealed.tree, &table, None, options);
     let (sealed, table) = match &known.parent {
-        Some(parent) => sealed.on_top_of(parent, &table, described.as_ref(), options, from_tar)?,
+        Some(parent) => {
+            let (mut sealed, table) =
+                sealed.on_top_of(parent, &table, described.as_ref(), options, from_tar)?;
+            sealed.options.form = source.form(&sealed.tree, &table, Some(parent), options);
+            (sealed, table)
+        }
         None => (sealed, table),
     };
     let blobs = table.with_own(described.as_ref());
@@ -340,6 +357,7 @@ fn store(
     let coding = Coding {
         chunk_size: options.chunk_size,
         batch_size: options.batch_size,
+        alignment: v5::alignment(options),
         compressor: options.compressor,
         level: options.level,
         digester: options.digester,

@@ -4,14 +4,14 @@
 //! goes through one hash, so the id is the SHA-256 of the object whatever sections it has.
 
 use super::collect::{Batch, InBatch, Stored};
-use super::{CreateError, Options};
+use super::{CreateError, Options, v5};
 use crate::output::Output;
 use rafs_codec::{CodecError, Encoder, Key};
 use rafs_format::blob_entries::{self, Entry, Place};
 use rafs_format::blob_meta::{self, Contexts, Header};
 use rafs_format::device::BlobMetaLocation;
 use rafs_format::toc::{TocEntry, section};
-use rafs_format::{Blob, BlobFeatures, BlobId, Chunk, ChunkFlags, Cipher, Compressor, Digest};
+use rafs_format::{Blob, BlobFeatures, BlobId, Chunk, ChunkFlags, Cipher, Compressor, Digest, Version};
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Write};
 use std::path::Path;
@@ -85,7 +85,7 @@ impl<'a> Tail<'a> {
         Ok(())
     }
 
-    /// Puts chunk table and digests behind the data. Returns the blob as the bootstrap describes it, sizes of the whole blob still open; nothing without data.
+    /// Puts chunk table and digests behind the data, in v5 neither. Returns the blob as the bootstrap describes it, sizes of the whole blob still open; nothing without data.
     pub fn put_chunk_table(&mut self, stored: &Stored) -> Result<Option<Blob>, CreateError> {
         if stored.chunks.is_empty() {
             return Ok(None);
@@ -97,6 +97,17 @@ impl<'a> Tail<'a> {
             let digest = self.sha256.clone().finalize().into();
             let plain_size = stored.uncompressed_size;
             self.list(section::DATA, Compressor::None, digest, (0, size), plain_size)?;
+        }
+        if self.options.version == Version::V5 {
+            let end = self.at;
+            let none = BlobMetaLocation {
+                compressor: Compressor::None,
+                compressed_offset: end,
+                compressed_size: 0,
+                uncompressed_size: 0,
+            };
+            let count = u32::try_from(stored.chunks.len()).unwrap_or(u32::MAX);
+            return Ok(Some(self.describe(count, stored.uncompressed_size, none)?));
         }
         let (table, contexts) = self.chunk_table(stored)?;
         let (compressor, bytes) = packed(self.options.compressor, self.options.level, &table)?;
@@ -188,6 +199,9 @@ impl<'a> Tail<'a> {
     }
 
     fn features(&self) -> BlobFeatures {
+        if self.options.version == Version::V5 {
+            return v5::features(self.inline);
+        }
         let mut features = BlobFeatures::ALIGNED | BlobFeatures::CAP_TAR_TOC;
         features.set(BlobFeatures::INLINED_FS_META, self.inline);
         features.set(BlobFeatures::CHUNK_INFO_V2, self.has_long_entries());

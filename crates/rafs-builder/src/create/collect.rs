@@ -34,6 +34,8 @@ pub(super) struct Stored {
     /// Bytes of chunk data on the blob.
     pub compressed_size: u64,
     pub uncompressed_size: u64,
+    /// Units in which decompressed chunks start, in bytes.
+    pub alignment: u64,
     /// Hash of those bytes, to go on with.
     pub sha256: Sha256,
     /// Chunks that were there before, and their bytes.
@@ -74,8 +76,8 @@ pub(super) struct Collector<W> {
 impl<W: Write> Collector<W> {
     pub fn new(blob: W, path: PathBuf, coding: &Coding<'_>, work: Sender<Job>) -> Self {
         let room = 2 * coding.threads * (coding.batch_size.max(1 << 20) as usize);
-        let sink =
-            Sink { blob, path, work, stored: Stored::default(), waiting: VecDeque::new(), held: 0, room };
+        let stored = Stored { alignment: coding.alignment, ..Stored::default() };
+        let sink = Sink { blob, path, work, stored, waiting: VecDeque::new(), held: 0, room };
         let batch_size = coding.batch_size as usize;
         let encrypts = coding.key.is_some();
         Self { known: HashMap::new(), batch_size, encrypts, filling: Vec::new(), filled: 0, sink }
@@ -186,7 +188,7 @@ impl Stored {
             file_offset: 0,
             crc32: part.crc32,
         });
-        self.uncompressed_size += u64::from(size).next_multiple_of(4096);
+        self.uncompressed_size += u64::from(size).next_multiple_of(self.alignment.max(1));
         Ok(())
     }
 }

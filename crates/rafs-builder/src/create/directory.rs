@@ -30,7 +30,8 @@ pub(super) fn read<W>(
     }
     let mut read = scan.read;
     let mut seen = HashSet::new();
-    for node in data_order(&read, options) {
+    let (order, first) = data_order(&read, options);
+    for (n, node) in order.into_iter().enumerate() {
         if read.tree.file_type(node) == Some(FileType::Regular) && seen.insert(read.tree.inode_of(node)) {
             let first = first_chunk(feeder)?;
             let path = root.join(OsStr::from_bytes(&read.tree.path(node)));
@@ -38,15 +39,18 @@ pub(super) fn read<W>(
             file(&path, size, feeder, progress)?;
             read.tree.set_first_chunk(node, first);
         }
+        if n < first {
+            read.prefetched = feeder.given();
+        }
     }
     Ok(read)
 }
 
-/// Nodes in the order of their data: files under a pattern by pattern, then all in numbering order.
-fn data_order(read: &Scanned, options: &Options) -> Vec<NodeId> {
+/// Nodes in the order of their data: files under a pattern by pattern, then all in numbering order. With it, how many are under a pattern.
+fn data_order(read: &Scanned, options: &Options) -> (Vec<NodeId>, usize) {
     let order = read.tree.numbering();
     if options.prefetch.is_empty() {
-        return order;
+        return (order, 0);
     }
     let patterns: Vec<Vec<&[u8]>> = options.prefetch.iter().map(|path| names(path).collect()).collect();
     let rank = |node: &NodeId| {
@@ -56,7 +60,8 @@ fn data_order(read: &Scanned, options: &Options) -> Vec<NodeId> {
     };
     let mut ranked: Vec<(usize, NodeId)> = order.into_iter().map(|node| (rank(&node), node)).collect();
     ranked.sort_by_key(|&(rank, _)| rank);
-    ranked.into_iter().map(|(_, node)| node).collect()
+    let first = ranked.partition_point(|&(rank, _)| rank < patterns.len());
+    (ranked.into_iter().map(|(_, node)| node).collect(), first)
 }
 
 /// Data of one file, which must be as long as it was when the tree was read.

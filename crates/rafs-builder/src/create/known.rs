@@ -8,7 +8,7 @@ use super::{CreateError, Options};
 use crate::merge;
 use crate::open::Image;
 use chunk_store::{Builder, Dictionary};
-use rafs_format::{Blob, BlobId, Chunk, SuperFlags, Version};
+use rafs_format::{Blob, BlobId, Chunk, Compressor, SuperFlags, Version};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
@@ -63,19 +63,31 @@ fn check_alike(image: &Image, options: &Options, by_digest: bool) -> Result<(), 
     let size = |size: u32| format!("{size:#x}");
     let is_set = |flag| superblock.flags.contains(flag);
     let facts = [
-        ("the version", superblock.version.name().to_owned(), Version::V6.name().to_owned()),
+        ("the version", superblock.version.name().to_owned(), options.version.name().to_owned()),
         ("the kind", kind(is_set(SuperFlags::TARFS)), kind(false)),
         ("the chunk size", size(superblock.chunk_size), size(options.chunk_size)),
         ("the digester", superblock.digester.name().to_owned(), options.digester.name().to_owned()),
         ("what becomes of owners", owners(is_set(SuperFlags::EXPLICIT_IDS)), owners(true)),
     ];
-    let counts = |what: &str| by_digest || what != "the digester";
-    match facts.into_iter().find(|(what, found, expected)| found != expected && counts(what)) {
+    let counts = |what: &str| by_digest || what != "the digester" || options.version == Version::V5;
+    match facts
+        .into_iter()
+        .chain(coding(image, options))
+        .find(|(what, found, expected)| found != expected && counts(what))
+    {
         Some((what, found, expected)) => {
             Err(CreateError::Inconsistent { path: image.path().to_path_buf(), what, found, expected })
         }
         None => Ok(()),
     }
+}
+
+/// In v5 all blobs of an image are compressed alike, if they are.
+fn coding(image: &Image, options: &Options) -> Option<(&'static str, String, String)> {
+    let name = |compressor: Compressor| compressor.name().to_owned();
+    let found = image.bootstrap().superblock().compressor;
+    let counts = options.version == Version::V5 && found != Compressor::None && !image.blobs().is_empty();
+    counts.then(|| ("the compression", name(found), name(options.compressor)))
 }
 
 /// Chunks of dictionaries that an image uses, in the order of their first use.
@@ -131,6 +143,11 @@ impl BlobTable {
     /// The table, with what is known of the own blob by now.
     pub fn with_own(&self, own: Option<&Blob>) -> Vec<Blob> {
         self.slots.iter().filter_map(|slot| slot.as_ref().or(own)).cloned().collect()
+    }
+
+    /// For each blob in the order of the table: is it the own one?
+    pub fn slots(&self) -> impl Iterator<Item = bool> + '_ {
+        self.slots.iter().map(Option::is_none)
     }
 
     /// Ids in the order of the table; the own one is told.

@@ -28,6 +28,8 @@ pub(super) struct Coding<'a> {
     pub chunk_size: u32,
     /// Size of batches; 0 for none.
     pub batch_size: u32,
+    /// Units in which decompressed chunks start, in bytes.
+    pub alignment: u64,
     pub compressor: Compressor,
     pub level: i32,
     pub digester: DigestAlgorithm,

@@ -41,7 +41,7 @@ pub fn create_tarfs(
     let blob = described(&hashed, &sink, options)?;
     let read_time = started.elapsed();
     let size = hashed.size;
-    let Scanned { tree, whiteouts, skipped_xattrs, end } = read;
+    let Scanned { tree, whiteouts, skipped_xattrs, end, .. } = read;
     let (bytes, entries) = sealed(tree, sink.chunks.as_slice(), blob.as_slice(), options)?;
     let path = bootstrap.path();
     bootstrap.write_all(&bytes).map_err(|source| OutputError { action: "write", path, source })?;

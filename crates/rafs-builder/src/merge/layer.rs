@@ -239,7 +239,7 @@ impl Layer<'_> {
                 _ if bootstrap.is_tarfs() => self.chunk(self.chunks.chunk(bootstrap, inode, n)?)?,
                 Some(&at) => at,
                 None => {
-                    let at = self.chunk(self.chunks.resolve(bootstrap, reference)?)?;
+                    let at = self.chunk(self.chunks.chunk(bootstrap, inode, n)?)?;
                     self.places.insert((reference.blob, reference.chunk), at);
                     at
                 }
