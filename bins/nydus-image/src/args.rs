@@ -1,6 +1,7 @@
 //! The command line: names, defaults and rules that integrators rely on. Decides nothing.
 
 use crate::create::CreateArgs;
+use crate::export::ExportArgs;
 use crate::merge::MergeArgs;
 use crate::stat::StatArgs;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -49,9 +50,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Lay the images of layers over each other.
     Merge(Box<MergeArgs>),
-    /// Write an image as a block device.
-    #[command(hide = true)]
-    Export(Later),
+    /// Write an image as a disk that the kernel mounts by itself.
+    Export(ExportArgs),
     /// Rewrite blobs that are mostly unused.
     #[command(hide = true)]
     Compact(Later),

@@ -6,6 +6,7 @@
 
 mod args;
 mod create;
+mod export;
 mod merge;
 mod prefetch;
 mod stat;
@@ -58,7 +59,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Inspect(args)) => tools::inspect(args),
         Some(Command::Unpack(args)) => tools::unpack(args),
         Some(Command::Merge(args)) => merge::run(args),
-        Some(Command::Export(_)) => later("export"),
+        Some(Command::Export(args)) => export::run(args),
         Some(Command::Compact(_)) => later("compact"),
         Some(Command::Optimize(_)) => later("optimize"),
         Some(Command::Chunkdict(_)) => later("chunkdict"),

@@ -12,6 +12,7 @@ pub mod create;
 pub mod data;
 pub mod diff;
 pub mod digest;
+pub mod export;
 pub mod inspect;
 pub mod keys;
 pub mod merge;

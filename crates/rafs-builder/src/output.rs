@@ -188,6 +188,14 @@ impl Output {
         }
     }
 
+    /// The file, for writing it in any order; `None` for a pipe or device.
+    pub(crate) fn regular(&self) -> Option<&File> {
+        match &self.written {
+            Written::Temporary(file) => Some(file.as_file()),
+            Written::Stream(_) => None,
+        }
+    }
+
     /// The path asked for: a file, or the directory.
     pub fn path(&self) -> PathBuf {
         match &self.place {

@@ -3,6 +3,7 @@
 //! Bytes from outside become [`VerifiedChunk`] by hashing to the digest their bootstrap names, and in no other way; everything that
 //! reaches a reader is made of such bytes.
 //!
+//! [`verity`] is the hash tree of a block device.
 //! A blob without chunk digests is hashed as a whole and then verified by [`pieces`].
 //!
 //! [`inode`] makes the digests that a v5 bootstrap states. [`tree`] says by one digest what a whole file system is, and [`proof`] that one path is part of it.
@@ -12,6 +13,7 @@ pub mod inode;
 pub mod pieces;
 pub mod proof;
 pub mod tree;
+pub mod verity;
 
 use bytes::Bytes;
 use rafs_format::{Digest, DigestAlgorithm};
