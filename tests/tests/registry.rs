@@ -6,7 +6,7 @@ mod docker;
 use blob_storage::config::ClientCert;
 use blob_storage::{Backend, BackendCause, BlobReader, Priority};
 use bytes::Bytes;
-use docker::{AUTH, DockerRegistry, Kind};
+use docker::{AUTH, DockerRegistry, Kind, REPO};
 use rafs_format::BlobId;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use std::process::Command;
 use std::sync::Arc;
 use testkit::blob::pattern;
 use testkit::tree::sha256;
-use tests::{Daemon, Place, can_mount, run_ok};
+use tests::{Daemon, Place, can_mount, program, run, run_ok};
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -251,4 +251,49 @@ fn a_daemon_without_credentials_asks_docker_and_its_helpers() {
     for secret in ["hidden-word", "dTpub3QtaXQ", "not-it"] {
         assert!(!log.contains(secret), "{log}");
     }
+}
+
+/// `-C`, and the options that describe a backend; the password from a file, the environment or the configuration.
+#[test]
+fn tools_read_blobs_from_a_registry() {
+    let Some(registry) = DockerRegistry::start(Kind::Password) else { return };
+    let (source, place) = (tempfile::tempdir().unwrap(), Place::new());
+    for n in 0..9_u32 {
+        std::fs::write(source.path().join(format!("f{n}")), pattern(n, 50_000 * n as usize)).unwrap();
+    }
+    place.build(source.path(), &["--chunk-size", "0x4000"]);
+    registry.push(&std::fs::read(place.blob()).unwrap());
+    let tool = |args: &[&str]| {
+        let mut command = Command::new(program("nydus-image"));
+        let (name, rest) = args.split_first().unwrap();
+        command.arg(name).arg("-B").arg(place.at("boot")).args(rest);
+        command
+    };
+    let object = |auth: &str| {
+        let host = format!("127.0.0.1:{}", registry.port);
+        format!(r#"{{"scheme": "http", "host": "{host}", "repo": "{REPO}", "auth": "{auth}"}}"#)
+    };
+    let said = run_ok(
+        tool(&["check", "--data", "--backend-type", "registry", "--backend-config"]).arg(object(AUTH)),
+    );
+    assert!(said.contains("RAFS blob data is valid"), "{said}");
+
+    let (config, file, out) = (place.at("c.json"), place.at("b.json"), place.at("out"));
+    let wrong = "dTpub3QtaXQ=";
+    std::fs::write(
+        &config,
+        format!(r#"{{"version": 2, "backend": {{"type": "registry", "registry": {}}}}}"#, object(wrong)),
+    )
+    .unwrap();
+    let said = run_ok(tool(&["check", "--data", "-C"]).arg(&config).env("IMAGE_PULL_AUTH", AUTH));
+    assert!(said.contains("RAFS blob data is valid"), "{said}");
+    let output = run(tool(&["check", "--data", "-C"]).arg(&config));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("registry http://127.0.0.1:"), "{said}");
+    assert!(!said.contains(wrong) && !said.contains("not-it"), "{said}");
+
+    std::fs::write(&file, object(AUTH)).unwrap();
+    let mut unpack = tool(&["unpack", "--backend-type", "registry", "--backend-config-file"]);
+    run_ok(unpack.arg(&file).arg("--output-dir").arg(&out));
+    assert!(files(&out) == files(source.path()));
 }

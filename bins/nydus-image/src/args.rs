@@ -86,7 +86,7 @@ pub struct BootstrapArgs {
 }
 
 /// Where blobs are; one of these where data is needed.
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Clone, Default)]
 pub struct SourceArgs {
     /// Directory with one file per blob, named by its id.
     #[arg(short = 'D', long, value_name = "DIR")]
@@ -97,6 +97,15 @@ pub struct SourceArgs {
     /// File with the key of an encrypted blob whose image does not hold it; may be given several times.
     #[arg(long, value_name = "FILE")]
     pub key_file: Vec<PathBuf>,
+    /// Kind of backend that has the blobs which are not in --blob-dir: registry, and all that the daemon knows.
+    #[arg(long, value_name = "TYPE", conflicts_with = "config")]
+    pub backend_type: Option<String>,
+    /// What stands under the backend's name in a configuration, JSON.
+    #[arg(long, value_name = "JSON", conflicts_with = "backend_config_file")]
+    pub backend_config: Option<String>,
+    /// File with that.
+    #[arg(long, value_name = "FILE")]
+    pub backend_config_file: Option<PathBuf>,
 }
 
 /// Arguments of `check`.
@@ -137,7 +146,7 @@ pub struct UnpackArgs {
     #[command(flatten)]
     pub source: SourceArgs,
     /// File that serves every blob of the image.
-    #[arg(short = 'b', long, value_name = "FILE", conflicts_with_all = ["blob_dir", "config"])]
+    #[arg(short = 'b', long, value_name = "FILE", conflicts_with_all = ["blob_dir", "config", "backend_type"])]
     pub blob: Option<PathBuf>,
     /// Write a tar to this file or pipe; `-` for standard output.
     #[arg(long, value_name = "TAR", required_unless_present = "output_dir", conflicts_with = "output_dir")]
@@ -145,15 +154,6 @@ pub struct UnpackArgs {
     /// Write the files into this directory, which must be new or empty.
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
-    /// Kind of backend that has the blobs.
-    #[arg(long, value_name = "TYPE")]
-    pub backend_type: Option<String>,
-    /// Configuration of the backend, JSON.
-    #[arg(long, value_name = "JSON", conflicts_with = "backend_config_file")]
-    pub backend_config: Option<String>,
-    /// File with the configuration of the backend, JSON.
-    #[arg(long, value_name = "FILE")]
-    pub backend_config_file: Option<PathBuf>,
 }
 
 /// Arguments of `diff`.

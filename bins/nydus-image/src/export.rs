@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use rafs_builder::config;
 use rafs_builder::export::{self, Options};
-use rafs_builder::open::{BlobSource, Image, LocalFs};
+use rafs_builder::open::{Backend, BlobSource, Image, LocalFs};
 use rafs_builder::output::Outputs;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -69,7 +69,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     };
     let options =
         Options { threads: args.threads.map_or_else(tools::threads, usize::from), verity: args.verity };
-    let source = BlobSource::new(Arc::new(backend))?;
+    let source = BlobSource::new(backend)?;
     let outputs = Outputs::new();
     watch_signals(&outputs)?;
     let report = export::block(&image, &source, &output, options, &outputs)
@@ -82,12 +82,12 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
 }
 
 /// The bootstrap, and where its blobs are.
-fn image(args: &ExportArgs) -> anyhow::Result<(PathBuf, LocalFs)> {
+fn image(args: &ExportArgs) -> anyhow::Result<(PathBuf, Arc<dyn Backend>)> {
     match (&args.config, &args.bootstrap, &args.localfs_dir) {
         (Some(path), ..) => Ok(config::blob_cache_entry(path)?),
         (None, Some(bootstrap), Some(dir)) => {
             let backend = LocalFs { blob_file: None, dir: Some(dir.clone()), alt_dirs: Vec::new() };
-            Ok((bootstrap.clone(), backend))
+            Ok((bootstrap.clone(), Arc::new(backend)))
         }
         _ => bail!("the image is missing: give --bootstrap and --localfs-dir, or --config"),
     }

@@ -1,10 +1,10 @@
 //! `check`, `inspect` and `unpack`: arguments to library calls.
 
 use crate::args::{CheckArgs, InspectArgs, SourceArgs, UnpackArgs};
-use anyhow::bail;
+use anyhow::{Context, bail};
 use build_info::BUILD_INFO;
 use cli_report::chain;
-use rafs_builder::open::{BlobSource, Image, LocalFs};
+use rafs_builder::open::{Backend, BlobSource, Image, LocalFs};
 use rafs_builder::output::Outputs;
 use rafs_builder::{check, config, inspect, keys, unpack};
 use std::io::{self, BufWriter, Write};
@@ -47,7 +47,7 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<()> {
 /// Checks the data of all blobs; each problem is a line on standard error.
 fn check_data(args: &CheckArgs, image: &Image, out: &mut dyn Write) -> anyhow::Result<()> {
     let Some(source) = source(None, &args.source)? else {
-        bail!("--data needs the blobs: give --blob-dir or --config");
+        bail!("--data needs the blobs: give --blob-dir, --config or --backend-type");
     };
     let report = check::data(image, &source, threads())?;
     for problem in &report.problems {
@@ -84,9 +84,8 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
 
 /// Runs `unpack`.
 pub fn unpack(args: &UnpackArgs) -> anyhow::Result<()> {
-    refuse_remote(args)?;
     let Some(source) = source(args.blob.as_ref(), &args.source)? else {
-        bail!("the blobs are needed: give --blob-dir, --blob or --config");
+        bail!("the blobs are needed: give --blob-dir, --blob, --config or --backend-type");
     };
     let image = Image::open(&args.bootstrap.path())?;
     let stop = stop_on_signals()?;
@@ -95,26 +94,41 @@ pub fn unpack(args: &UnpackArgs) -> anyhow::Result<()> {
 
 /// Where the blobs are; `None` when nothing was said about it.
 pub fn source(file: Option<&PathBuf>, args: &SourceArgs) -> anyhow::Result<Option<BlobSource>> {
-    let backend = match (file, &args.blob_dir, &args.config) {
-        (None, None, None) => return Ok(None),
-        (_, _, Some(path)) => config::local_fs(path)?,
-        (file, dir, None) => LocalFs { blob_file: file.cloned(), dir: dir.clone(), alt_dirs: Vec::new() },
+    let local = file.is_some() || args.blob_dir.is_some();
+    let files = LocalFs { blob_file: file.cloned(), dir: args.blob_dir.clone(), alt_dirs: Vec::new() };
+    let files: Option<Arc<dyn Backend>> = local.then(|| -> Arc<dyn Backend> { Arc::new(files) });
+    let remote = match &args.config {
+        Some(path) => Some(config::load(path)?),
+        None => remote(args)?,
+    };
+    let backend = match (files, remote) {
+        (None, None) => return Ok(None),
+        (Some(one), None) | (None, Some(one)) => one,
+        (Some(first), Some(second)) => Arc::new(config::Either { first, second }),
     };
     let keys = keys::read_all(&args.key_file)?;
-    Ok(Some(BlobSource::new(Arc::new(backend))?.with_keys(keys)))
+    Ok(Some(BlobSource::new(backend)?.with_keys(keys)))
 }
 
-/// Remote backends come later.
-fn refuse_remote(args: &UnpackArgs) -> anyhow::Result<()> {
-    let configured = args.backend_config.is_some() || args.backend_config_file.is_some();
-    match args.backend_type.as_deref() {
-        Some("localfs") => bail!("--backend-type localfs: use --blob-dir instead"),
-        Some(_) if !configured => bail!("--backend-type needs --backend-config or --backend-config-file"),
-        Some(kind) => {
-            bail!("--backend-type {kind} is not supported by this version yet; use --blob-dir or --blob")
+/// The backend that the options describe.
+fn remote(args: &SourceArgs) -> anyhow::Result<Option<Arc<dyn Backend>>> {
+    let SourceArgs { backend_type, backend_config, backend_config_file, .. } = args;
+    let (text, origin) = match (backend_config, backend_config_file) {
+        (Some(text), _) => (text.clone(), PathBuf::from("--backend-config")),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path);
+            (text.with_context(|| format!("cannot read {}", path.display()))?, path.clone())
         }
-        None if configured => bail!("--backend-config and --backend-config-file need --backend-type"),
-        None => Ok(()),
+        (None, None) => match backend_type.as_deref() {
+            None => return Ok(None),
+            Some("localfs") => bail!("--backend-type localfs: use --blob-dir instead"),
+            Some(_) => bail!("--backend-type needs --backend-config or --backend-config-file"),
+        },
+    };
+    match backend_type.as_deref() {
+        Some("localfs") => bail!("--backend-type localfs: use --blob-dir instead"),
+        Some(kind) => Ok(Some(config::parse(kind, &text, &origin)?)),
+        None => bail!("--backend-config and --backend-config-file need --backend-type"),
     }
 }
 

@@ -118,7 +118,17 @@ fn errors_name_the_file() {
     let remote = ["unpack", "x", "--output", "y", "--backend-type", "registry"];
     assert!(fails(&remote).contains("--backend-config"));
     assert!(fails(&["unpack", "x", "--output", "y", "--backend-type", "localfs"]).contains("--blob-dir"));
-    assert!(fails(&[&remote[..], &["--backend-config", "{}"]].concat()).contains("not supported"));
+    let missing = fails(&[&remote[..], &["--backend-config", "{}"]].concat());
+    assert!(
+        missing.contains("configuration --backend-config: `backend.registry.host` is missing"),
+        "{missing}"
+    );
+    let missing = fails(&[&remote[..], &["--backend-config-file", "/no/such.json"]].concat());
+    assert!(missing.contains("cannot read /no/such.json: No such"), "{missing}");
+    assert!(
+        fails(&["unpack", "x", "--output", "y", "--backend-config", "{}"]).contains("need --backend-type")
+    );
+    refused(&[&remote[..], &["-C", "c"]].concat());
 }
 
 #[test]

@@ -1,14 +1,21 @@
-//! The part of a daemon's configuration that tools need: where its blobs are.
+//! Where blobs are, as the command line says it: in a daemon's configuration, or in an object that describes one backend.
 //!
-//! `blob_storage::config` reads it; everything else in the document belongs to the daemon, which checks it. Only local files
-//! are served by this version.
+//! `blob_storage::config` reads both and `blob_storage::open_backend` makes backends of them, so tools serve whatever the daemon serves. Everything else
+//! in a configuration belongs to the daemon, which checks it.
 
-use blob_storage::LocalFs;
-use blob_storage::config::{self, Backend, Document};
+use blob_storage::config::{self, Auth, Backend as BackendConfig, Document, Kind};
+use blob_storage::{
+    Backend, BackendCause, BackendError, BlobReader, Logins, OpenError, OpenOptions, Registries, open_backend,
+};
+use rafs_format::BlobId;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// Why a configuration does not say where blobs are.
+/// Environment variable with user and password of a registry, which replace those of the configuration.
+const PULL_AUTH: &str = "IMAGE_PULL_AUTH";
+
+/// Why there is no backend.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages name the fields")]
@@ -19,21 +26,68 @@ pub enum ConfigError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("blob cache entry {}: {problem}", path.display())]
     Entry { path: PathBuf, problem: String },
-    #[error("configuration {}: backend type {kind:?} is not supported by this version yet, only localfs", path.display())]
-    Unsupported { path: PathBuf, kind: &'static str },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("{kind:?} is no type of backend: expected one of {}", names())]
+    Kind { kind: String },
+    #[error("IMAGE_PULL_AUTH is not base64 of `user:password`")]
+    PullAuth,
+}
+
+fn names() -> String {
+    Kind::ALL.map(Kind::name).join(", ")
 }
 
 /// The backend that the configuration in the file at `path` names.
-pub fn local_fs(path: &Path) -> Result<LocalFs, ConfigError> {
-    match config::load_backend(path)? {
-        Backend::LocalFs(local) => Ok(local),
-        other => Err(ConfigError::Unsupported { path: path.to_path_buf(), kind: other.kind().name() }),
+pub fn load(path: &Path) -> Result<Arc<dyn Backend>, ConfigError> {
+    open(config::load_backend(path)?)
+}
+
+/// The backend of the type `kind` that the JSON object `text` describes: what stands under its name in a configuration. `origin` names it in messages.
+pub fn parse(kind: &str, text: &str, origin: &Path) -> Result<Arc<dyn Backend>, ConfigError> {
+    if !Kind::ALL.iter().any(|known| known.name() == kind) {
+        return Err(ConfigError::Kind { kind: kind.to_owned() });
+    }
+    let document =
+        format!("{{\"version\":2,\"backend\":{{\"type\":\"{kind}\",\"{kind}\":{}}}}}", text.trim());
+    let (backend, unknown) = Document::parse(&document, origin)?
+        .read(|_, top| top.required_object("backend", BackendConfig::read_v2))?;
+    for field in unknown {
+        tracing::warn!("{}: {field}", origin.display());
+    }
+    open(backend)
+}
+
+fn open(mut backend: BackendConfig) -> Result<Arc<dyn Backend>, ConfigError> {
+    if let (BackendConfig::Registry(registry), Some(auth)) = (&mut backend, std::env::var_os(PULL_AUTH)) {
+        let auth = auth.to_str().and_then(|text| Auth::new(text.trim()));
+        registry.auth = Some(auth.ok_or(ConfigError::PullAuth)?);
+    }
+    let logins = Logins::of_environment(|name| std::env::var_os(name));
+    Ok(open_backend(&backend, &OpenOptions { registries: Registries::new(logins) })?)
+}
+
+/// Blobs that are in one backend or, where it does not have them, in another: a directory of blobs that are not uploaded yet, and where the rest is.
+#[derive(Debug)]
+pub struct Either {
+    /// Asked first; one that says at once whether it has a blob.
+    pub first: Arc<dyn Backend>,
+    /// Asked where that one has no such blob.
+    pub second: Arc<dyn Backend>,
+}
+
+impl Backend for Either {
+    fn open(&self, id: &BlobId) -> Result<Arc<dyn BlobReader>, BackendError> {
+        match self.first.open(id) {
+            Err(error) if matches!(error.cause, BackendCause::NotFound) => self.second.open(id),
+            found => found,
+        }
     }
 }
 
 /// Bootstrap and backend of the blob cache entry in the file at `path`: JSON with `type` (`bootstrap`, or left out) and `config_v2`, a configuration of
 /// version 2 whose `metadata_path` is the bootstrap.
-pub fn blob_cache_entry(path: &Path) -> Result<(PathBuf, LocalFs), ConfigError> {
+pub fn blob_cache_entry(path: &Path) -> Result<(PathBuf, Arc<dyn Backend>), ConfigError> {
     let failed = |problem: String| ConfigError::Entry { path: path.to_path_buf(), problem };
     let mut text = String::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(MAX_ENTRY).read_to_string(&mut text));
@@ -46,12 +100,12 @@ pub fn blob_cache_entry(path: &Path) -> Result<(PathBuf, LocalFs), ConfigError> 
     let config = entry.get("config_v2").ok_or_else(|| failed("`config_v2` is missing".to_owned()))?;
     let document = Document::parse(&config.to_string(), path)?;
     let ((backend, bootstrap), _unknown) = document.read(|_version, top| {
-        Ok((top.required_object("backend", Backend::read_v2)?, top.required::<String>("metadata_path")?))
+        Ok((
+            top.required_object("backend", BackendConfig::read_v2)?,
+            top.required::<String>("metadata_path")?,
+        ))
     })?;
-    match backend {
-        Backend::LocalFs(local) => Ok((bootstrap.into(), local)),
-        other => Err(ConfigError::Unsupported { path: path.to_path_buf(), kind: other.kind().name() }),
-    }
+    Ok((bootstrap.into(), open(backend)?))
 }
 
 /// Longest entry that is read, in bytes.
@@ -60,11 +114,12 @@ const MAX_ENTRY: u64 = 1 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use blob_storage::LocalFs;
 
-    fn parse(text: &str) -> Result<LocalFs, String> {
+    fn loaded(text: &str) -> Result<String, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        local_fs(file.path()).map_err(|error| crate::chain(&error))
+        load(file.path()).map(|backend| format!("{backend:?}")).map_err(|error| crate::chain(&error))
     }
 
     #[test]
@@ -76,7 +131,7 @@ mod tests {
             r#"{"device":{"backend":{"type":"localfs","config":{"dir":"/b","blob_file":""}}},"mode":"x"}"#;
         let toml = "version = 2\n[backend]\ntype = \"localfs\"\n[backend.localfs]\ndir = \"/b\"\n";
         for text in [second, first, toml] {
-            assert_eq!(parse(text), Ok(expected.clone()), "{text}");
+            assert_eq!(loaded(text), Ok(format!("{expected:?}")), "{text}");
         }
     }
 
@@ -85,13 +140,14 @@ mod tests {
         let read = |text: &str| {
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), text).unwrap();
-            blob_cache_entry(file.path()).map_err(|error| crate::chain(&error))
+            let entry = blob_cache_entry(file.path()).map_err(|error| crate::chain(&error))?;
+            Ok::<_, String>((entry.0, format!("{:?}", entry.1)))
         };
         let config =
             r#"{"version":2,"backend":{"type":"localfs","localfs":{"dir":"/b"}},"metadata_path":"/m"}"#;
         let expected = LocalFs { blob_file: None, dir: Some("/b".into()), alt_dirs: Vec::new() };
         let entry = format!(r#"{{"type":"bootstrap","id":"x","domain_id":"d","config_v2":{config}}}"#);
-        assert_eq!(read(&entry), Ok(("/m".into(), expected)));
+        assert_eq!(read(&entry), Ok(("/m".into(), format!("{expected:?}"))));
         let said = |text: &str| read(text).unwrap_err();
         assert!(said(&entry.replace("\"bootstrap\"", "\"datablob\"")).contains("`type` is \"datablob\""));
         assert!(said("{}").contains("`config_v2` is missing"));
@@ -101,12 +157,41 @@ mod tests {
 
     #[test]
     fn errors_name_the_field() {
-        let said = |text: &str| parse(text).unwrap_err();
-        let oss = r#"{"version":2,"backend":{"type":"oss","oss":{"endpoint":"e","bucket_name":"b"}}}"#;
-        assert!(said(oss).contains("\"oss\" is not supported"));
+        let said = |text: &str| loaded(text).unwrap_err();
         assert!(said(r#"{"version":2,"backend":{"type":7}}"#).contains("`backend.type` is 7, expected"));
         assert!(said("{").contains("is not JSON: EOF"));
-        let missing = crate::chain(&local_fs(Path::new("/no/such")).unwrap_err());
+        let missing = crate::chain(&load(Path::new("/no/such")).unwrap_err());
         assert_eq!(missing, "cannot read configuration /no/such: No such file or directory (os error 2)");
+    }
+
+    #[test]
+    fn an_object_alone_is_read_as_part_of_a_configuration() {
+        let said = |kind: &str, text: &str| match parse(kind, text, Path::new("--backend-config")) {
+            Ok(backend) => format!("{backend:?}"),
+            Err(error) => crate::chain(&error),
+        };
+        assert!(said("registry", r#"{"host":"h","repo":"r"}"#).contains("https://h/r"));
+        let missing = said("registry", r#"{"host":"h"}"#);
+        assert!(
+            missing.contains("configuration --backend-config: `backend.registry.repo` is missing"),
+            "{missing}"
+        );
+        assert!(said("registry", "nonsense").contains("is not JSON"), "{}", said("registry", "nonsense"));
+        assert!(
+            said("ftp", "{}").contains("\"ftp\" is no type of backend: expected one of localdisk, localfs")
+        );
+    }
+
+    #[test]
+    fn what_one_backend_does_not_have_another_may() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(first.path().join("a"), b"x").unwrap();
+        std::fs::write(second.path().join("b"), b"x").unwrap();
+        let local = |dir: &Path| -> Arc<dyn Backend> {
+            Arc::new(LocalFs { dir: Some(dir.to_path_buf()), ..LocalFs::default() })
+        };
+        let either = Either { first: local(first.path()), second: local(second.path()) };
+        let has = |id: &str| either.open(&BlobId::new(id).unwrap()).is_ok();
+        assert_eq!(["a", "b", "c"].map(has), [true, true, false]);
     }
 }

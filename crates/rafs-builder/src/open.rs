@@ -3,8 +3,8 @@
 //! Knows files and names, no chunks. The bootstrap is read whole: tools look at all of it anyway, and a file that changes
 //! under a mapping would kill the process. A data blob with its bootstrap inside is taken for that bootstrap.
 
-pub use blob_storage::LocalFs;
-use blob_storage::{Backend, BackendError, BlobReader};
+pub use blob_storage::{Backend, LocalFs};
+use blob_storage::{BackendError, BlobReader};
 use bytes::Bytes;
 use rafs_codec::Keys;
 use rafs_codec::sections;
