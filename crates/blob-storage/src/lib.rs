@@ -2,7 +2,8 @@
 //! return is *unverified*: whoever uses it must check it. Knows ids and byte ranges, nothing of chunks.
 //!
 //! Backends ask once. [`Retry`] and [`Deadline`] are readers around readers; [`Patient`] puts both around all readers of a backend. [`Routes`]
-//! are several ways to the same blobs. [`open_backend`] puts together what a configuration asks for.
+//! are several ways to the same blobs. [`open_backend`] puts together what a configuration asks for. A [`BlobWriter`] stores what any reader
+//! gives; it tries again by itself, as only it knows from where.
 
 pub mod config;
 mod deadline;
@@ -12,8 +13,10 @@ mod open;
 mod patient;
 mod private_file;
 mod registry;
+mod registry_writer;
 mod retry;
 mod route;
+mod writer;
 
 pub use deadline::Deadline;
 pub use error::{BackendCause, BackendError, Source, Status};
@@ -24,8 +27,10 @@ pub use open::{OpenError, OpenOptions, open_backend};
 pub use patient::{Patience, Patient};
 pub use private_file::read_private;
 pub use registry::{Registries, Registry};
+pub use registry_writer::RegistryWriter;
 pub use retry::Retry;
 pub use route::{Care, Ping, Route, RouteKind, RouteStats, Routes};
+pub use writer::{BlobWriter, Stored};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;

@@ -30,6 +30,10 @@ impl Registries {
     pub fn with_headers(self, headers: Vec<(String, Secret)>) -> Self {
         Self { headers, ..self }
     }
+
+    fn client(&self, options: ClientOptions) -> Result<Arc<Client>, SetupError> {
+        self.clients.client(&ClientOptions { all_headers: self.headers.clone(), ..options })
+    }
 }
 
 /// A repository. Its readers share connections, credentials and the knowledge where blobs are.
@@ -77,14 +81,21 @@ impl Registry {
     }
 
     fn with(options: ClientOptions, registries: &Registries, endpoint: &str) -> Result<Self, SetupError> {
-        let options = ClientOptions { all_headers: registries.headers.clone(), ..options };
-        Ok(Self { client: registries.clients.client(&options)?, endpoint: endpoint.into() })
+        Ok(Self { client: registries.client(options)?, endpoint: endpoint.into() })
     }
 
     /// What errors call it.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
+}
+
+/// The repository that `config` names, asked directly, and what errors call it.
+pub(crate) fn client(
+    config: &config::Registry,
+    registries: &Registries,
+) -> Result<(Arc<Client>, Arc<str>), SetupError> {
+    Ok((registries.client(options(config))?, name(config).into()))
 }
 
 fn scheme(scheme: Scheme) -> &'static str {
@@ -201,6 +212,7 @@ pub(crate) fn cause(error: ClientError) -> BackendCause {
         ClientError::RangesIgnored { .. }
         | ClientError::TooLong { .. }
         | ClientError::Redirects { .. }
+        | ClientError::Renamed { .. }
         | ClientError::Digest { .. } => BackendCause::Unable(Box::new(error)),
         // Wrong ranges, and whatever comes to be: worth another try.
         other => BackendCause::Answer(Box::new(other)),

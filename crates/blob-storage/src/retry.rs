@@ -81,7 +81,7 @@ fn tried(tries: u32, error: BackendError) -> BackendError {
 
 /// Pause after the try number `tries`, counted from 1: what the server wants, or between half and all of what doubling gives.
 /// `random` says where between.
-fn pause(tries: u32, wanted: Option<Duration>, random: u32) -> Duration {
+pub(crate) fn pause(tries: u32, wanted: Option<Duration>, random: u32) -> Duration {
     let doubled = 2_u32.checked_pow(tries.saturating_sub(1)).and_then(|factor| FIRST.checked_mul(factor));
     let half = doubled.unwrap_or(LONGEST).min(LONGEST) / 2;
     let own = half + half.mul_f64(f64::from(random) / f64::from(u32::MAX));
@@ -90,7 +90,7 @@ fn pause(tries: u32, wanted: Option<Duration>, random: u32) -> Duration {
 }
 
 /// A number that differs each time; the standard library has no other source of them.
-fn random() -> u32 {
+pub(crate) fn random() -> u32 {
     let bits = RandomState::new().build_hasher().finish();
     u32::try_from(bits >> 32).unwrap_or(u32::MAX)
 }

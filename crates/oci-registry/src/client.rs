@@ -10,12 +10,14 @@ mod auth;
 mod error;
 mod header;
 mod http;
+mod push;
 mod shared;
 mod tls;
 mod via;
 
 pub use error::{ClientError, SetupError, TransportError};
 pub use header::{Challenge, ContentRange, challenges, content_range};
+pub use push::Upload;
 pub use shared::Clients;
 pub use via::{Ping, Urgency, Via};
 
@@ -25,8 +27,11 @@ use auth::{Account, Auth, Credential};
 use bytes::Bytes;
 use http::Transport;
 use parking_lot::Mutex;
-use reqwest::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
-use reqwest::{Response, StatusCode, Url};
+use reqwest::header::{
+    CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE,
+    WWW_AUTHENTICATE,
+};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
@@ -223,13 +228,13 @@ impl Client {
             }
         }
         let mut url = url(self.base(), digest)?;
-        let mut asked = self.ask(&url, want).await;
+        let mut asked = self.ask(&Call::get(&url, want)).await;
         if let (Err(ClientError::Transport(error)), Some(clear)) = (&asked, &self.clear)
             && error.is_connect()
             && self.is_clear.get().is_none()
         {
             let other = self::url(clear, digest)?;
-            let second = self.ask(&other, want).await;
+            let second = self.ask(&Call::get(&other, want)).await;
             if !matches!(second, Err(ClientError::Transport(_))) {
                 self.is_clear.get_or_init(|| true);
                 (url, asked) = (other, second);
@@ -241,15 +246,17 @@ impl Client {
         Ok((answer, sent))
     }
 
-    /// Asks the registry itself, and again where it wants another credential: with one new token at most, and with each login that
+    /// Asks the registry itself, or where it sends uploads, and again where it wants another credential: with one new token at most, and with each login that
     /// there is.
-    async fn ask(&self, url: &Url, want: &Want) -> Result<(Response, Option<Arc<Credential>>), ClientError> {
+    async fn ask(&self, call: &Call<'_>) -> Result<(Response, Option<Arc<Credential>>), ClientError> {
         let ticket = self.auth.ticket();
-        let mut sent = self.auth.current(ticket).await;
+        let is = |base: &Url| base.origin() == call.url.origin();
+        let at_home = is(&self.base) || self.clear.as_ref().is_some_and(is);
+        let mut sent = if at_home { self.auth.current(ticket).await } else { None };
         let mut tries = 0;
         loop {
-            let answer = self.get(url, want, sent.as_deref()).await?;
-            if answer.status() != StatusCode::UNAUTHORIZED {
+            let answer = self.send(call, sent.as_deref()).await?;
+            if answer.status() != StatusCode::UNAUTHORIZED || !at_home {
                 self.auth.accepted();
                 return Ok((answer, sent));
             }
@@ -330,11 +337,14 @@ impl Client {
         want: &Want,
         credential: Option<&Credential>,
     ) -> Result<Response, ClientError> {
-        let Want { range, urgency } = want;
-        let last = range.end.saturating_sub(1);
-        let named = self.via.as_ref().map_or_else(|| url.clone(), |via| via.named(url.clone()));
-        let mut request = self.http.get(named).header(RANGE, format!("bytes={}-{last}", range.start));
-        if self.via.is_some() {
+        self.send(&Call::get(url, want), credential).await
+    }
+
+    async fn send(&self, call: &Call<'_>, credential: Option<&Credential>) -> Result<Response, ClientError> {
+        let Call { method, url, payload } = call;
+        let named = self.via.as_ref().map_or_else(|| (*url).clone(), |via| via.named((*url).clone()));
+        let mut request = self.http.request(method.clone(), named);
+        if let (Payload::Want(Want { urgency, .. }), Some(_)) = (payload, &self.via) {
             request = Via::hinted(request, url, *urgency);
         }
         if url.origin() == self.base().origin() {
@@ -345,7 +355,26 @@ impl Client {
         }
         // A cache that compresses would change what ranges mean.
         request = request.header(reqwest::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        Ok(request.send().await?)
+        Ok(payload.add_to(request).send().await?)
+    }
+
+    /// Where the registry is, found out if need be: only where TLS need not be, what it is asked first for tells.
+    async fn settled(&self) -> Result<&Url, ClientError> {
+        if let (Some(clear), None) = (&self.clear, self.is_clear.get()) {
+            let asked = |base: &Url| base.join("/v2/").map(|url| self.http.get(url).send());
+            if let Ok(first) = asked(&self.base) {
+                let is_clear = match first.await {
+                    Ok(_answer) => false,
+                    Err(error) if error.is_connect() => match asked(clear) {
+                        Ok(second) => second.await.is_ok(),
+                        Err(_no_url) => false,
+                    },
+                    Err(error) => return Err(error.into()),
+                };
+                self.is_clear.get_or_init(|| is_clear);
+            }
+        }
+        Ok(self.base())
     }
 
     fn place(&self, digest: &str) -> Option<Url> {
@@ -377,6 +406,58 @@ impl Client {
 struct Want {
     range: Range<u64>,
     urgency: Urgency,
+}
+
+/// One request, which may have to be sent several times.
+struct Call<'a> {
+    method: Method,
+    url: &'a Url,
+    payload: Payload<'a>,
+}
+
+/// What goes with a request.
+enum Payload<'a> {
+    Nothing,
+    Want(&'a Want),
+    /// Bytes of an upload, and which of all those are.
+    Chunk {
+        bytes: Bytes,
+        range: Range<u64>,
+    },
+}
+
+impl<'a> Call<'a> {
+    fn new(method: Method, url: &'a Url) -> Self {
+        Self { method, url, payload: Payload::Nothing }
+    }
+
+    fn get(url: &'a Url, want: &'a Want) -> Self {
+        Self { method: Method::GET, url, payload: Payload::Want(want) }
+    }
+}
+
+impl Payload<'_> {
+    fn add_to(&self, request: RequestBuilder) -> RequestBuilder {
+        let last = |range: &Range<u64>| range.end.saturating_sub(1);
+        match self {
+            // Without a body POST and PUT want to hear that there is none.
+            Self::Nothing => request.body(Bytes::new()),
+            Self::Want(Want { range, .. }) => {
+                request.header(RANGE, format!("bytes={}-{}", range.start, last(range)))
+            }
+            Self::Chunk { bytes, range } => request
+                .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
+                .header(CONTENT_RANGE, format!("{}-{}", range.start, last(range)))
+                .body(bytes.clone()),
+        }
+    }
+}
+
+/// Adds `query` to the parameters of `url`.
+fn set_query(url: &mut Url, query: &[(&'static str, &str)]) {
+    if !query.is_empty() {
+        url.query_pairs_mut().extend_pairs(query);
+    }
 }
 
 /// Header fields as the HTTP client takes them.

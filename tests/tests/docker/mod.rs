@@ -64,7 +64,7 @@ impl DockerRegistry {
         };
         let mut text = format!(
             "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {dir}/data}}}}\nhttp: {{addr: '127.0.0.1:{}'{tls}}}\n",
+             storage: {{filesystem: {{rootdirectory: {dir}/data}}}}\nhttp: {{secret: kept, addr: '127.0.0.1:{}'{tls}}}\n",
             self.port
         );
         if self.kind == Kind::Password {

@@ -68,6 +68,8 @@ pub enum ClientError {
     TooLong { limit: u64 },
     #[error("{found} is not an answer that was expected")]
     Answer { found: &'static str },
+    #[error("the registry has stored it as {found}")]
+    Renamed { found: String },
     #[error("redirected more than {limit} times")]
     Redirects { limit: usize },
     #[error("`{digest}` cannot be a digest")]
