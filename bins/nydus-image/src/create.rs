@@ -1,5 +1,6 @@
 //! `nydus-image create`: arguments to options, a progress bar, the result as log lines and JSON.
 
+mod cache;
 mod tarfs;
 mod units;
 
@@ -107,6 +108,8 @@ pub struct CreateArgs {
     #[command(flatten)]
     units: units::UnitArgs,
     #[command(flatten)]
+    cache: cache::CacheArgs,
+    #[command(flatten)]
     later: LaterArgs,
 }
 
@@ -114,9 +117,6 @@ pub struct CreateArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Not supported by this version yet")]
 struct LaterArgs {
-    /// Write cache files instead of a blob.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["blob", "blob_dir", "blob_inline_meta"])]
-    blob_cache_dir: Option<PathBuf>,
     /// List of files whose data is elsewhere.
     #[arg(long, value_name = "FILE")]
     attributes: Option<PathBuf>,
@@ -218,7 +218,14 @@ pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
         Input::Tar(stream) if args.kind == Some(Kind::TarTarfs) => {
             create::create_tarfs(stream, &options, tarfs::place(args)?, &outputs, &progress)
         }
-        input => create::create(input, &options, places(args)?, &outputs, &progress),
+        input => match (args.cache.dir(), &args.bootstrap) {
+            (Some(dir), Some(bootstrap)) => {
+                check_different(args)?;
+                let bootstrap = Place::File(bootstrap.clone());
+                create::create_cache(input, &options, bootstrap, dir, &outputs, &progress)
+            }
+            _ => create::create(input, &options, places(args)?, &outputs, &progress),
+        },
     };
     bar.finish_and_clear();
     let report = report.with_context(|| format!("cannot build an image of {}", args.source.display()))?;
@@ -235,6 +242,7 @@ pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
 /// Refuses what this version does not do, by name.
 fn refuse_later(args: &CreateArgs) -> anyhow::Result<()> {
     let later = &args.later;
+    args.cache.check(args.kind, &args.fs_version)?;
     let options = [
         (later.attributes.is_some(), "--attributes"),
         (later.external_blob.is_some(), "--external-blob"),
@@ -244,17 +252,9 @@ fn refuse_later(args: &CreateArgs) -> anyhow::Result<()> {
     ];
     if let Some(kind) = args.kind {
         let name = kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        let conflict =
-            matches!(kind, Kind::TarTarfs | Kind::EstargzRafs | Kind::EstargzRef | Kind::EstargztocRef);
-        if later.blob_cache_dir.is_some() && conflict {
-            bail!("conversion type `{name}` conflicts with `--blob-cache-dir`");
-        }
         if matches!(kind, Kind::TargzRef | Kind::EstargzRef | Kind::EstargztocRef) {
             bail!("--type {name} is not supported by this version yet");
         }
-    }
-    if later.blob_cache_dir.is_some() {
-        bail!("--blob-cache-dir is not supported by this version yet");
     }
     match options.into_iter().find(|(given, _)| *given) {
         Some((_, name)) => bail!("{name} is not supported by this version yet"),
@@ -285,6 +285,8 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
         chunk_size,
         batch_size: args.units.batch_size(chunk_size)?,
         compressor: match args.compressor {
+            // The stored blob is one that nobody keeps.
+            _ if args.cache.dir().is_some() => Compressor::None,
             _ if args.kind == Some(Kind::TarTarfs) => Compressor::None,
             CompressorArg::None => Compressor::None,
             CompressorArg::Lz4Block => Compressor::Lz4Block,

@@ -1,4 +1,5 @@
-//! `nydus-image create` with chunks that are not stored one by one as they are: in batches, or encrypted.
+//! `nydus-image create` with chunks that are not stored one by one as they are: in batches, encrypted, or as the
+//! files of a cache.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
@@ -196,4 +197,41 @@ fn keys_in_bootstraps() {
         assert!(said.contains(&format!("conversion type `{kind}` conflicts with `--encrypt`")), "{said}");
     }
     assert!(fails(1, &[&with[..], &["-v", "5", str(&source)]].concat()).contains("it needs RAFS v6"));
+}
+
+#[test]
+fn a_cache_instead_of_a_blob() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    source(&at("source"));
+    std::fs::create_dir(at("cache")).unwrap();
+    let (source, boot, cache) = (at("source"), at("boot"), at("cache"));
+    let with = ["create", "--blob-cache-dir", str(&cache)];
+    for (kind, code) in [("tar-tarfs", 1), ("estargz-rafs", 1), ("estargz-ref", 1), ("estargztoc-ref", 1)] {
+        let said = fails(code, &[&with[..], &["-t", kind, "-B", str(&boot), str(&source)]].concat());
+        assert!(
+            said.contains(&format!("conversion type `{kind}` conflicts with `--blob-cache-dir`")),
+            "{said}"
+        );
+    }
+    for more in [&["-b", "b"][..], &["-D", "d"], &["--compressor", "none"], &["--encrypt"]] {
+        let said = fails(2, &[&with[..], &["-B", str(&boot)], more, &[str(&source)]].concat());
+        assert!(said.contains("cannot be used with"), "{said}");
+    }
+    let said = fails(2, &[&with[..], &["--blob-inline-meta", str(&source)]].concat());
+    assert!(said.contains("cannot be used with"), "{said}");
+    fails(2, &[&with[..], &[str(&source)]].concat());
+    let said = fails(1, &["create", "--blob-cache-dir", "/no/such", "-B", str(&boot), str(&source)]);
+    assert!(said.contains("--blob-cache-dir /no/such is not a directory"), "{said}");
+    let said = fails(1, &[&with[..], &["-B", str(&boot), "-v", "5", str(&source)]].concat());
+    assert!(said.contains("--blob-cache-dir conflicts with --fs-version 5"), "{said}");
+    assert!(!boot.exists() && std::fs::read_dir(&cache).unwrap().next().is_none());
+    succeeds(&[&with[..], &["-B", str(&boot), str(&source)]].concat());
+    let mut names: Vec<_> = std::fs::read_dir(&cache)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap().split_off(64))
+        .collect();
+    names.sort();
+    assert_eq!(names, [".blob.data", ".blob.data.chunk_map", ".blob.meta"]);
+    assert!(succeeds(&["check", str(&boot)]).contains("RAFS filesystem metadata is valid"));
 }

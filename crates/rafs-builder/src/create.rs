@@ -4,6 +4,7 @@
 //! tree is written, to a file of its own or into the blob. RAFS v5 and v6 differ in what stands behind the data and in how the tree is written, nowhere else.
 
 mod blob;
+mod cache_files;
 mod collect;
 mod directory;
 mod known;
@@ -19,6 +20,7 @@ use crate::open::OpenError;
 use crate::output::{Output, OutputError, Outputs, Place};
 use crate::tree::{NodeId, TreeBuilder, TreeError};
 use blob::{Done, Tail};
+use cache_files::CacheFiles;
 use chunk_store::{Dictionary, DictionaryError};
 use collect::Stored;
 use known::Known;
@@ -27,13 +29,14 @@ use oci_registry::layer::LayerError;
 use pipeline::{Coding, Feeder, Stopped};
 pub use rafs_codec::Secret;
 use rafs_codec::{CodecError, Key};
+use rafs_format::blob_meta::HEADER_SIZE;
 use rafs_format::tree::Tree;
 use rafs_format::write::{self, Options as WriteOptions};
 use rafs_format::{Blob, Digest, FileType, FormatError};
 pub use rafs_format::{BlobId, Compressor, DigestAlgorithm, Version};
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 pub use tarfs::create_tarfs;
 
@@ -259,8 +262,37 @@ pub fn create(
     outputs: &Outputs,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, CreateError> {
+    build(input, options, places.into(), None, outputs, progress)
+}
+
+/// Where a blob goes of which nobody wants the bytes.
+const NOWHERE: &str = "/dev/null";
+
+/// Builds an image whose blob is written as the files of a cache that holds all of it, in the directory `cache`, and not as a blob. The
+/// bootstrap is that of the blob, which `options` should leave uncompressed.
+pub fn create_cache(
+    input: Input<'_>,
+    options: &Options,
+    bootstrap: Place,
+    cache: &Path,
+    outputs: &Outputs,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Report, CreateError> {
+    let places = Places { bootstrap: Some(bootstrap), blob: Place::File(NOWHERE.into()) };
+    let cache = CacheFiles::start(cache, outputs)?;
+    let report = build(input, options, places, Some(cache), outputs, progress)?;
+    Ok(Report { blob_path: None, ..report })
+}
+
+fn build(
+    input: Input<'_>,
+    options: &Options,
+    places: Places,
+    cache: Option<CacheFiles>,
+    outputs: &Outputs,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Report, CreateError> {
     let started = Instant::now();
-    let places = places.into();
     v5::check(options)?;
     if places.bootstrap.is_none() && options.encryption.as_ref().is_some_and(|with| with.key_in_bootstrap) {
         return Err(CreateError::KeyBesideData);
@@ -270,14 +302,14 @@ pub fn create(
     let bootstrap = places.bootstrap.map(|place| outputs.start(place)).transpose()?;
     let blob = outputs.start(places.blob)?;
     let blob_path = blob.path();
-    let (read, mut stored, blob) = store(input, options, known.dictionary.as_ref(), blob, progress)?;
+    let (read, mut stored, blob) = store(input, options, known.dictionary.as_ref(), (blob, cache), progress)?;
     let mut tail = Tail::new(blob, &blob_path, options, bootstrap.is_none(), &stored);
     let described = tail.put_chunk_table(&stored)?;
     let data_time = started.elapsed();
     let write_started = Instant::now();
     let source = v5::Source::new(&read, &stored, options);
     let Scanned { tree, whiteouts, skipped_xattrs, end, .. } = read;
-    let chunks = stored.chunks.len() as u64;
+    let own_chunks = stored.chunks.len();
     let table = known::join(&mut stored, known.dictionary.as_ref())?;
     let mut sealed = Sealed::new(tree, &mut stored, options);
     sealed.options.form = source.form(&sealed.tree, &table, None, options);
@@ -291,7 +323,8 @@ pub fn create(
         None => (sealed, table),
     };
     let blobs = table.with_own(described.as_ref());
-    let ((outputs, id, blob_size), tree_digest) = std::thread::scope(|scope| {
+    let cached = stored.cache.take().map(|cache| (cache, tail.table.take()));
+    let ((mut outputs, id, blob_size), tree_digest) = std::thread::scope(|scope| {
         // Beside writing, which has one thread: a twentieth of the time of a build of small files otherwise.
         let hashing = || digest::of_tree(&sealed.tree, &blobs, options.chunk_size, digest::Scope::Full);
         let hashing = scope.spawn(hashing);
@@ -322,6 +355,10 @@ pub fn create(
         let digest = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok::<_, CreateError>((written, digest))
     })?;
+    if let Some((cache, table)) = cached {
+        let (table, header) = table.unwrap_or((Vec::new(), [0; HEADER_SIZE]));
+        outputs.extend(cache.finish(&table, &header, own_chunks, id.as_deref())?);
+    }
     let mut paths = Outputs::commit(outputs)?.into_iter();
     let blob_path = paths.next().flatten();
     let bootstrap_path = paths.next().flatten();
@@ -334,7 +371,7 @@ pub fn create(
         entries: sealed.tree.entries.len() as u64,
         blob_size,
         uncompressed_size: stored.uncompressed_size,
-        chunks,
+        chunks: own_chunks as u64,
         duplicates: (stored.duplicates, stored.duplicate_bytes),
         whiteouts,
         skipped_xattrs,
@@ -349,7 +386,7 @@ fn store(
     input: Input<'_>,
     options: &Options,
     dictionary: Option<&Dictionary>,
-    blob: Output,
+    (blob, cache): (Output, Option<CacheFiles>),
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Scanned, Stored, Output), CreateError> {
     let blob_path = blob.path();
@@ -369,7 +406,7 @@ fn store(
     let queue = pipeline::queue();
     let (read, stored, blob) = std::thread::scope(|scope| {
         let blob = io::BufWriter::with_capacity(256 << 10, blob);
-        let mut feeder = pipeline::start(scope, &claims, &queue, coding, blob, blob_path.clone())?;
+        let mut feeder = pipeline::start(scope, &claims, &queue, coding, blob, blob_path.clone(), cache)?;
         let read = match input {
             Input::Tar(stream) => tar::read(stream, &mut feeder, options.chunk_size, progress),
             Input::Directory(path) => directory::read(&path, &mut feeder, options, progress),

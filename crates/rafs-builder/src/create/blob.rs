@@ -8,7 +8,7 @@ use super::{CreateError, Options, v5};
 use crate::output::Output;
 use rafs_codec::{CodecError, Encoder, Key};
 use rafs_format::blob_entries::{self, Entry, Place};
-use rafs_format::blob_meta::{self, Contexts, Header};
+use rafs_format::blob_meta::{self, Contexts, HEADER_SIZE, Header};
 use rafs_format::device::BlobMetaLocation;
 use rafs_format::toc::{TocEntry, section};
 use rafs_format::{Blob, BlobFeatures, BlobId, Chunk, ChunkFlags, Cipher, Compressor, Digest, Version};
@@ -31,6 +31,8 @@ pub(super) struct Tail<'a> {
     /// Bytes written.
     at: u64,
     contents: Vec<TocEntry>,
+    /// Chunk table and its header, plain; kept where a cache is written.
+    pub table: Option<(Vec<u8>, [u8; HEADER_SIZE])>,
 }
 
 /// A blob that is written to its end.
@@ -48,7 +50,16 @@ impl<'a> Tail<'a> {
     /// A blob that holds the chunks of `stored` so far.
     pub fn new(output: Output, path: &'a Path, options: &'a Options, inline: bool, stored: &Stored) -> Self {
         let sha256 = stored.sha256.clone();
-        Self { output, path, options, inline, sha256, at: stored.compressed_size, contents: Vec::new() }
+        Self {
+            output,
+            path,
+            options,
+            inline,
+            sha256,
+            at: stored.compressed_size,
+            contents: Vec::new(),
+            table: None,
+        }
     }
 
     /// Do sections have tar headers?
@@ -152,6 +163,7 @@ impl<'a> Tail<'a> {
             let digests: Vec<u8> = stored.chunks.iter().flat_map(|chunk| chunk.digest.0).collect();
             self.put_section(section::DIGESTS, Compressor::None, &digests, &digests)?;
         }
+        self.table = stored.cache.is_some().then_some((table, header));
         Ok(Some(self.describe(chunk_count, stored.uncompressed_size, meta)?))
     }
 

@@ -5,6 +5,7 @@
 //! the pipeline goes on. Knows no files and no trees.
 
 use super::CreateError;
+use super::cache_files::CacheFiles;
 use super::known::Borrowed;
 use super::pipeline::{Coding, Job, Key, Part, Reply, Unit, give};
 use rafs_format::{Chunk, ChunkFlags};
@@ -36,6 +37,8 @@ pub(super) struct Stored {
     pub uncompressed_size: u64,
     /// Units in which decompressed chunks start, in bytes.
     pub alignment: u64,
+    /// Files of a cache that are written on the way, if any.
+    pub cache: Option<CacheFiles>,
     /// Hash of those bytes, to go on with.
     pub sha256: Sha256,
     /// Chunks that were there before, and their bytes.
@@ -74,9 +77,15 @@ pub(super) struct Collector<W> {
 }
 
 impl<W: Write> Collector<W> {
-    pub fn new(blob: W, path: PathBuf, coding: &Coding<'_>, work: Sender<Job>) -> Self {
+    pub fn new(
+        blob: W,
+        path: PathBuf,
+        cache: Option<CacheFiles>,
+        coding: &Coding<'_>,
+        work: Sender<Job>,
+    ) -> Self {
         let room = 2 * coding.threads * (coding.batch_size.max(1 << 20) as usize);
-        let stored = Stored { alignment: coding.alignment, ..Stored::default() };
+        let stored = Stored { alignment: coding.alignment, cache, ..Stored::default() };
         let sink = Sink { blob, path, work, stored, waiting: VecDeque::new(), held: 0, room };
         let batch_size = coding.batch_size as usize;
         let encrypts = coding.key.is_some();
@@ -129,6 +138,9 @@ impl<W: Write> Collector<W> {
             }
             let encrypted = if self.encrypts { ChunkFlags::ENCRYPTED } else { ChunkFlags::empty() };
             stored.add(part, size, next, ChunkFlags::HAS_CRC | encrypted)?;
+            if let Some(cache) = &mut stored.cache {
+                cache.add(plain)?;
+            }
             if part.is_small {
                 self.put_in_batch(plain)?;
                 continue;

@@ -6,6 +6,7 @@
 //! Invariant: every [`Job`] is answered, also when a thread dies with it, so that nobody waits for ever.
 
 use super::CreateError;
+use super::cache_files::CacheFiles;
 use super::collect::{Collector, Stored};
 use chunk_store::Dictionary;
 use parking_lot::Mutex;
@@ -139,6 +140,7 @@ pub(super) fn start<'scope, 'env, W: Write + Send + 'scope>(
     coding: Coding<'env>,
     blob: W,
     path: PathBuf,
+    cache: Option<CacheFiles>,
 ) -> Result<Feeder<'scope, W>, CreateError> {
     let units = 2 * coding.threads + 2;
     let (free_sender, free) = sync_channel(units);
@@ -156,7 +158,7 @@ pub(super) fn start<'scope, 'env, W: Write + Send + 'scope>(
         let packer = Packer { encoder, key: coding.key };
         scope.spawn(move || work_loop(queue, claims, coding, packer));
     }
-    let collector = Collector::new(blob, path, &coding, work.clone());
+    let collector = Collector::new(blob, path, cache, &coding, work.clone());
     let collector = scope.spawn(move || collector.run(&done, &free_sender));
     let chunk_size = coding.chunk_size as usize;
     let capacity = chunk_size.max(UNIT);
