@@ -203,7 +203,8 @@ fn json(report: &Report) -> serde_json::Result<String> {
             },
             "registered_events": {},
         },
-        "fs_version": "6",
+        "fs_version": report.version.name(),
         "compressor": report.compressor.name(),
+        "tree_digest": report.tree_digest.map(|digest| digest.to_string()),
     }))
 }

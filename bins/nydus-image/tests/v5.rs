@@ -84,3 +84,23 @@ fn what_needs_v6_is_told() {
     let tarfs = text(&output.stderr);
     assert!(tarfs.starts_with("Error: --type tar-tarfs conflicts with --fs-version 5"), "{tarfs}");
 }
+
+/// Layers of v5 are merged; with one of v6 among them converters are told to build them anew.
+#[test]
+fn layers_are_merged() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = tree(dir.path());
+    let at = |name: &str| path(dir.path(), name);
+    for (version, boot) in [("5", "old"), ("6", "new")] {
+        succeeds(&["create", "-v", version, "-B", &at(boot), "-D", &at(""), tree.to_str().unwrap()]);
+    }
+    succeeds(&["merge", "-B", &at("boot"), "-J", &at("result"), &at("old"), &at("old")]);
+    let said = json(&at("result"));
+    assert_eq!((&said["fs_version"], said["blobs"].as_array().unwrap().len()), (&"5".into(), 1));
+    succeeds(&["check", &at("boot"), "--data", "-D", &at(""), "-J", &at("result")]);
+    assert_eq!(json(&at("result"))["tree_digest"], said["tree_digest"]);
+    let output = run(&["merge", "-B", &at("mixed"), &at("old"), &at("new")]);
+    let told = text(&output.stderr);
+    assert_eq!((output.status.code(), dir.path().join("mixed").exists()), (Some(2), false), "{told}");
+    assert!(told.contains("the RAFS version is 6, but 5 in"), "{told}");
+}

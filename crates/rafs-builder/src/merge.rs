@@ -1,12 +1,14 @@
 //! `nydus-image merge`: the bootstraps of layers, laid over each other, become the bootstrap of an image.
 //!
 //! Layers are read one after the other, the lowest first; only the tree that they make is kept, so a layer may also be the file that is
-//! written. Blobs are never read, but one that stands for its layer under a name that says nothing is hashed. Knows RAFS v6 only.
+//! written. Blobs are never read, but one that stands for its layer under a name that says nothing is hashed. All layers are of one version, and so is the image.
 
 mod blobs;
 mod layer;
+mod v5;
 
 use crate::create::names;
+use crate::digest::{self, Scope};
 use crate::open::{Image, OpenError};
 use crate::output::{OutputError, Outputs, Place};
 use crate::tree::{NodeId, TreeBuilder, TreeError};
@@ -15,15 +17,15 @@ pub(crate) use blobs::named_blobs;
 pub use layer::Whiteouts;
 use rafs_format::tree::Tree;
 use rafs_format::write::{self, Options as WriteOptions};
-use rafs_format::{Blob, Chunk, FormatError, SuperFlags};
-pub use rafs_format::{BlobId, Compressor, Digest};
+use rafs_format::{Blob, Chunk, DigestAlgorithm, FormatError, SuperFlags};
+pub use rafs_format::{BlobId, Compressor, Digest, Version};
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Blobs in one image: a file's reference to a chunk has 8 bits for its blob.
+/// Blobs in one image of v6: a file's reference to a chunk has 8 bits for its blob.
 const MAX_BLOBS: usize = 254;
 
 /// Why layers could not be merged.
@@ -48,9 +50,9 @@ pub enum MergeError {
     #[error("blob {id} is not the same in {} as in {}", path.display(), other.display())]
     Contradiction { id: BlobId, path: PathBuf, other: PathBuf },
     #[error(
-        "the merged image has {found} blobs, {MAX_BLOBS} are possible: bring some layers together with `nydus-image compact` and merge what it makes"
+        "the merged image has {found} blobs, {limit} are possible: bring some layers together with `nydus-image compact` and merge what it makes"
     )]
-    TooManyBlobs { found: usize },
+    TooManyBlobs { found: usize, limit: usize },
     #[error("{}: {what} cannot be merged", path.display())]
     Tree { path: PathBuf, what: String, source: TreeError },
     #[error("nothing to merge: no layer is given")]
@@ -118,8 +120,12 @@ pub struct Report {
     pub bootstrap_path: PathBuf,
     /// Entries of the tree.
     pub entries: u64,
-    /// Compression of the topmost layer.
+    /// RAFS version of all layers, and so of the image.
+    pub version: Version,
+    /// Compression of the topmost layer; in v5 that of all.
     pub compressor: Compressor,
+    /// Full digest of the tree; `None` for a tarfs, whose chunks have no digests.
+    pub tree_digest: Option<Digest>,
     /// Time for reading the layers, and for writing the image.
     pub times: (Duration, Duration),
 }
@@ -190,6 +196,9 @@ pub(crate) fn on_top(
 #[derive(Debug)]
 struct Common {
     path: PathBuf,
+    version: Version,
+    /// In v5 that of inodes too; in v6 each blob has its own.
+    digester: DigestAlgorithm,
     chunk_size: u32,
     explicit_ids: bool,
     tarfs: bool,
@@ -208,6 +217,7 @@ struct Merged {
     top: Option<rafs_format::Superblock>,
     tree: TreeBuilder,
     blobs: Table,
+    v5: v5::Facts,
     /// All chunks, and the runs of positions among them that files have.
     chunks: Vec<Chunk>,
     file_chunks: Vec<u32>,
@@ -225,6 +235,7 @@ impl Merged {
             top: None,
             tree: TreeBuilder::new(),
             blobs: Table::default(),
+            v5: v5::Facts::default(),
             chunks: Vec::new(),
             file_chunks: Vec::new(),
             by_place: HashMap::new(),
@@ -239,6 +250,11 @@ impl Merged {
             Some(dict) => self.blobs.add_layer(&image, source, dict)?,
             None => self.blobs.add_image(&image)?,
         };
+        for (n, &place) in places.iter().enumerate() {
+            if let Some((id, _)) = self.blobs.id(place) {
+                self.v5.add(&image, n, id);
+            }
+        }
         layer::lay(self, &image, &places)?;
         self.top = Some(image.bootstrap().superblock().clone());
         Ok(())
@@ -256,6 +272,8 @@ impl Merged {
         let chunk_size = superblock.chunk_size;
         let common = self.common.get_or_insert_with(|| Common {
             path: path.to_path_buf(),
+            version: superblock.version,
+            digester: superblock.digester,
             chunk_size,
             explicit_ids,
             tarfs,
@@ -267,6 +285,15 @@ impl Merged {
             other: common.path.clone(),
             expected,
         };
+        if superblock.version != common.version {
+            let word = |version: Version| version.name().to_owned();
+            return Err(differs("the RAFS version", word(superblock.version), word(common.version)));
+        }
+        let is_v5 = common.version == Version::V5;
+        if is_v5 && superblock.digester != common.digester {
+            let word = |digester: DigestAlgorithm| digester.name().to_owned();
+            return Err(differs("the digester", word(superblock.digester), word(common.digester)));
+        }
         if chunk_size != common.chunk_size {
             let (found, expected) = (format!("{chunk_size:#x}"), format!("{:#x}", common.chunk_size));
             return Err(differs("the chunk size", found, expected));
@@ -279,7 +306,7 @@ impl Merged {
             let word = |tarfs: bool| if tarfs { "tarfs" } else { "native" }.to_owned();
             return Err(differs("the kind of its blobs", word(tarfs), word(common.tarfs)));
         }
-        Ok(())
+        if is_v5 { self.v5.check_alike(image) } else { Ok(()) }
     }
 
     /// The merged bootstrap. Its blobs are in order of first use, those that nothing uses are left out.
@@ -291,23 +318,43 @@ impl Merged {
         let (mut tree, prefetch) =
             self.tree.finish(&self.chunks, self.file_chunks, common.chunk_size, &wanted);
         let blobs = self.blobs.used_by(&mut tree.chunks);
-        if blobs.len() > MAX_BLOBS {
-            return Err(MergeError::TooManyBlobs { found: blobs.len() });
+        let (limit, found) =
+            (if common.version == Version::V5 { v5::MAX_BLOBS } else { MAX_BLOBS }, blobs.len());
+        if found > limit {
+            return Err(MergeError::TooManyBlobs { found, limit });
         }
+        let (form, compressor) = match common.version {
+            Version::V6 if common.tarfs => (write::Form::Tarfs, top.compressor),
+            Version::V6 => (write::Form::V6, top.compressor),
+            Version::V5 => {
+                let form = self.v5.form(&tree, &blobs, common.chunk_size, common.digester);
+                (form, self.v5.compressor(top.compressor))
+            }
+        };
         let options = WriteOptions {
             chunk_size: common.chunk_size,
-            compressor: top.compressor,
+            compressor,
             digester: top.digester,
             explicit_ids: common.explicit_ids,
             prefetch: prefetch.into_iter().flatten().collect(),
-            form: if common.tarfs { write::Form::Tarfs } else { write::Form::V6 },
+            form,
         };
-        let bytes = write::bootstrap(&tree, &blobs, &options)?;
+        // Beside writing, for which it takes as long again.
+        let hashing = || digest::of_tree(&tree, &blobs, common.chunk_size, Scope::Full);
+        let (bytes, tree_digest) = std::thread::scope(|scope| {
+            let hashing = (!common.tarfs).then(|| scope.spawn(hashing));
+            let bytes = write::bootstrap(&tree, &blobs, &options)?;
+            let digest = hashing
+                .map(|hashing| hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            Ok::<_, MergeError>((bytes, digest.transpose()?))
+        })?;
         let report = Report {
             blobs: blobs.into_iter().map(|blob| blob.id).collect(),
             bootstrap_path: PathBuf::new(),
             entries: tree.entries.len() as u64,
-            compressor: top.compressor,
+            version: common.version,
+            compressor,
+            tree_digest,
             times: (Duration::ZERO, Duration::ZERO),
         };
         Ok((bytes, report))

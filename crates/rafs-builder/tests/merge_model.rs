@@ -6,7 +6,9 @@ mod common;
 
 use common::{Entry as Seen, Tree as SeenTree, dir_tree, sha256, tar_tree};
 use proptest::prelude::*;
-use rafs_builder::create::{Input, Options as CreateOptions, Places, Whiteouts as CreateWhiteouts, create};
+use rafs_builder::create::{
+    Input, Options as CreateOptions, Places, Version, Whiteouts as CreateWhiteouts, create,
+};
 use rafs_builder::merge::{Options, Source, Whiteouts, merge};
 use rafs_builder::open::{BlobSource, Image, LocalFs};
 use rafs_builder::output::{Outputs, Place};
@@ -248,16 +250,21 @@ fn seen(state: &BTreeMap<Names, Node>) -> SeenTree {
 
 /// A blob with its bootstrap of one tar; without data its bootstrap alone.
 fn build_one(dir: &Path, bytes: &[u8], options: &CreateOptions) -> PathBuf {
-    let options = CreateOptions { chunk_size: 4096, threads: 1, toc: true, ..options.clone() };
+    let options = CreateOptions {
+        chunk_size: 4096,
+        threads: 1,
+        toc: options.version == Version::V6,
+        ..options.clone()
+    };
     let places = Places { bootstrap: None, blob: Place::Directory(dir.to_path_buf()) };
     let input = Input::Tar(Box::new(bytes));
     create(input, &options, places, &Outputs::new(), &|_| {}).unwrap().blob_path.unwrap()
 }
 
 /// One for each layer.
-fn build(dir: &Path, layers: &[Layer]) -> Vec<PathBuf> {
+fn build(dir: &Path, layers: &[Layer], options: &CreateOptions) -> Vec<PathBuf> {
     let layers = layers.iter().enumerate();
-    layers.map(|(number, layer)| build_one(dir, &tar(number, layer), &CreateOptions::default())).collect()
+    layers.map(|(number, layer)| build_one(dir, &tar(number, layer), options)).collect()
 }
 
 /// The same, each built with the chunks of those before it.
@@ -271,10 +278,10 @@ fn build_with_dictionaries(dir: &Path, layers: &[Layer]) -> Vec<PathBuf> {
 }
 
 /// An image of nothing, and each layer built on top of what is there.
-fn build_on_top(dir: &Path, layers: &[Layer], whiteouts: CreateWhiteouts) -> Vec<u8> {
-    let mut below = build_one(dir, &[0; 1024], &CreateOptions::default());
+fn build_on_top(dir: &Path, layers: &[Layer], options: &CreateOptions) -> Vec<u8> {
+    let mut below = build_one(dir, &[0; 1024], options);
     for (number, layer) in layers.iter().enumerate() {
-        let options = CreateOptions { parent: Some(below), whiteouts, ..CreateOptions::default() };
+        let options = CreateOptions { parent: Some(below), ..options.clone() };
         below = build_one(dir, &tar(number, layer), &options);
     }
     unpacked(dir, &below)
@@ -306,7 +313,9 @@ proptest! {
     #[test]
     fn merging_is_laying_maps_over_each_other(layers in prop::collection::vec(layer(), 1..5)) {
         let dir = tempfile::tempdir().unwrap();
-        let paths = build(dir.path(), &layers);
+        let paths = build(dir.path(), &layers, &CreateOptions::default());
+        let v5 = CreateOptions { version: Version::V5, ..CreateOptions::default() };
+        let of_v5 = build(dir.path(), &layers, &v5);
         for whiteouts in [Whiteouts::Oci, Whiteouts::Overlayfs, Whiteouts::None] {
             let mut state = BTreeMap::new();
             for (number, layer) in layers.iter().enumerate() {
@@ -321,8 +330,23 @@ proptest! {
                 Whiteouts::Overlayfs => CreateWhiteouts::Overlayfs,
                 Whiteouts::None => CreateWhiteouts::None,
             };
-            let found = tar_tree(&build_on_top(dir.path(), &layers, same));
+            let on_top = CreateOptions { whiteouts: same, ..CreateOptions::default() };
+            let found = tar_tree(&build_on_top(dir.path(), &layers, &on_top));
             prop_assert_eq!(&found, &expected, "{:?}, each on top of the last", whiteouts);
+            if whiteouts != Whiteouts::Oci {
+                continue;
+            }
+            // v5 is the same.
+            let digest = |paths| {
+                let options = Options { sources: sources(paths), whiteouts, ..Options::default() };
+                merge(&options, Place::File(dir.path().join("other")), &Outputs::new()).unwrap().tree_digest
+            };
+            let (new, old) = (digest(&paths), digest(&of_v5));
+            prop_assert!(new.is_some() && new == old, "{:?}: {:?}, {:?} in v5", whiteouts, new, old);
+            prop_assert_eq!(tar_tree(&unpacked(dir.path(), &dir.path().join("other"))), expected.clone());
+            let on_top = CreateOptions { version: Version::V5, ..on_top };
+            let found = tar_tree(&build_on_top(dir.path(), &layers, &on_top));
+            prop_assert_eq!(&found, &expected, "{:?}, each on top of the last, v5", whiteouts);
         }
         // With the chunks of lower layers it is the same tree.
         let shared = build_with_dictionaries(dir.path(), &layers);
@@ -425,7 +449,7 @@ proptest! {
             return Ok(());
         }
         let dir = tempfile::tempdir().unwrap();
-        let paths = build(dir.path(), &layers);
+        let paths = build(dir.path(), &layers, &CreateOptions::default());
         let root = dir.path().join("root");
         std::fs::create_dir(&root).unwrap();
         for (number, layer) in layers.iter().enumerate() {
