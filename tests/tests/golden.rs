@@ -25,12 +25,17 @@ fn images_of_the_reference_builder_mount_and_read_as_described() {
         ("v6-dir-batch", "expected-nasty.json", Made::FromDirectory),
         ("v6-dir-encrypt", "expected-nasty.json", Made::FromDirectory),
         ("v6-dir-encrypt-batch", "expected-nasty.json", Made::FromDirectory),
+        ("v6-tarref", "expected-nasty.json", Made::FromTar),
+        ("v6-zran", "expected-nasty.json", Made::FromTar),
+        ("v6-zran-4k", "expected-nasty.json", Made::FromTar),
+        ("v6-zran-toc", "expected-nasty.json", Made::FromTar),
+        ("v6-zran-inline-toc", "expected-nasty.json", Made::FromTar),
     ];
     // Those of all images: one with a parent uses the parent's too.
     let blobs = tree::all_blobs(&golden);
     for (image, description, made) in images {
         let place = Place::new();
-        std::fs::copy(golden.join(image).join("image.boot"), place.at("boot")).unwrap();
+        std::fs::copy(tree::bootstrap(&golden, image), place.at("boot")).unwrap();
         for blob in std::fs::read_dir(blobs.path()).unwrap().map(Result::unwrap) {
             std::fs::copy(blob.path(), place.at("blobs").join(blob.file_name())).unwrap();
         }

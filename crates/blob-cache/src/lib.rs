@@ -14,6 +14,7 @@ mod flight;
 mod made;
 mod ready;
 mod tar;
+mod units;
 
 pub use error::CacheError;
 
@@ -25,7 +26,7 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use rafs_codec::{CodecError, Decoder, UnitCodec, UnitError};
 use rafs_format::blob_units::{Unit, UnitTable};
-use rafs_format::{Blob, Chunk, FormatError};
+use rafs_format::{Blob, BlobFeatures, Chunk, FormatError};
 use rafs_merkle::VerifiedChunk;
 use ready::ReadyMap;
 use std::borrow::Cow;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tar::Tar;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use units::Units;
 
 /// Longest chunk that is decoded and hashed on the thread that asked; longer ones go to the runtime.
 const SHORT: u32 = 128 << 10;
@@ -115,11 +117,13 @@ pub struct BlobCache {
     ready: ReadyMap,
     flights: Flights,
     codec: UnitCodec,
-    /// Of a blob with batches: where its units are. Read with the first chunk. No digest covers it, so it is dropped, like the batch, when
+    /// The object with the chunk table: the blob itself, unless that is a layer that stays as it is.
+    tables: Arc<dyn BlobReader>,
+    /// Of a blob with batches or spans: where its units are. Read with the first chunk. No digest covers it, so it is dropped, like the units, when
     /// it led to a chunk that is wrong.
     table: AsyncMutex<Option<Arc<UnitTable>>>,
-    /// The batch that was decoded last, unverified, by its first stored byte: files that lie together in a batch are read together.
-    last_batch: Mutex<Option<(u64, Bytes)>>,
+    /// Batches or spans that were decoded last.
+    units: Units,
     /// Of a plain tar: its pieces, which are what is cached. [`BlobCache::blob`] is described in them then.
     tar: Option<Tar>,
     /// Idle decoders, at most one for each thread that ever decoded at once.
@@ -161,6 +165,7 @@ impl BlobCache {
         let units = usize::try_from(BUDGET / BUDGET_UNIT).unwrap_or(usize::MAX);
         Self {
             blob: blob.clone(),
+            tables: Arc::clone(&reader),
             reader,
             options,
             disk,
@@ -168,13 +173,19 @@ impl BlobCache {
             flights: Flights::default(),
             codec,
             table: AsyncMutex::default(),
-            last_batch: Mutex::default(),
+            units: Units::default(),
             tar: blob.is_tar().then(Tar::default),
             decoders: Mutex::default(),
             budget: Semaphore::new(units),
             counters: Counters::default(),
             failing: AtomicBool::new(false),
         }
+    }
+
+    /// The same cache of a layer that stays as it is, whose chunk table is in the object that `tables` reads.
+    pub fn with_tables(mut self, tables: Arc<dyn BlobReader>) -> Self {
+        self.tables = tables;
+        self
     }
 
     /// The blob as the image describes it; a tar as one whose chunks are its pieces.
@@ -293,7 +304,7 @@ impl BlobCache {
             // Where the backend has a short chunk at hand, it is done here and now; only what must wait gets a task of its own.
             // A panic ends the flight as it does there.
             let mut start = || AssertUnwindSafe(flight.as_mut()).catch_unwind().now_or_never().is_some();
-            let done = is_short(chunk.uncompressed_size) && start();
+            let done = self.is_short(&chunk) && start();
             if !done {
                 tokio::spawn(flight);
             }
@@ -387,11 +398,11 @@ impl BlobCache {
     }
 
     async fn forget_batches(&self) {
-        *self.last_batch.lock() = None;
+        self.units.forget();
         *self.table.lock().await = None;
     }
 
-    /// The chunk out of its unit, which is fetched unless it is the last batch.
+    /// The chunk out of its unit, which is fetched unless it is among the last ones.
     async fn cut_from_unit(
         &self,
         chunk: &Chunk,
@@ -399,17 +410,21 @@ impl BlobCache {
     ) -> Result<VerifiedChunk, CacheError> {
         let unit = self.codec.unit(&self.blob, chunk, table);
         let unit = unit.map_err(|source| self.wrong_place(chunk, source))?;
-        if let Some(batch) = table.and_then(|_| self.remembered(&unit)) {
-            return self.verify_in(chunk, &unit, batch);
+        let Some(_) = table else {
+            return Ok(self.fetch_unit(chunk, &unit, false).await?.0);
+        };
+        let _turn = self.units.turn(&unit).await;
+        if let Some(plain) = self.units.get(&unit) {
+            return self.verify_in(chunk, &unit, plain);
         }
-        let (verified, batch) = self.fetch_unit(chunk, &unit, table.is_some()).await?;
-        if let Some(batch) = batch {
-            *self.last_batch.lock() = Some((unit.compressed.start, batch));
+        let (verified, plain) = self.fetch_unit(chunk, &unit, true).await?;
+        if let Some(plain) = plain {
+            self.units.keep(&unit, plain);
         }
         Ok(verified)
     }
 
-    /// The table of units of a blob with batches, which comes with the first chunk. `not` is one that led to a wrong chunk; it is the answer
+    /// The table of units of a blob with batches or spans, which comes with the first chunk. `not` is one that led to a wrong chunk; it is the answer
     /// only where nobody has another one.
     async fn table(
         &self,
@@ -423,7 +438,7 @@ impl BlobCache {
         }
         let decode = |bytes: &Bytes| self.codec.table(&self.blob, bytes).map(Arc::new);
         let usable = |bytes: &Bytes| decode(bytes).is_ok_and(|table| not != Some(&table));
-        let bytes = self.reader.read_checked(range, Priority::OnDemand, &usable).await;
+        let bytes = self.tables.read_checked(range, Priority::OnDemand, &usable).await;
         let bytes = bytes.map_err(|source| self.unreachable(chunk, source))?;
         let table = decode(&bytes).map_err(|error| match error {
             UnitError::Format(source) => self.wrong_place(chunk, source),
@@ -432,12 +447,9 @@ impl BlobCache {
         Ok(Some(Arc::clone(known.insert(table))))
     }
 
-    /// The plain bytes of a batch, when it is the last one that was decoded.
-    fn remembered(&self, unit: &Unit) -> Option<Bytes> {
-        let last = self.last_batch.lock();
-        let (start, plain) = last.as_ref()?;
-        (*start == unit.compressed.start && plain.len() == unit.uncompressed_size as usize)
-            .then(|| plain.clone())
+    /// Is fetching `chunk` done at once where its bytes are at hand? Not where it is cut out of a span of some megabytes.
+    fn is_short(&self, chunk: &Chunk) -> bool {
+        is_short(chunk.uncompressed_size) && !self.blob.features.contains(BlobFeatures::ZRAN)
     }
 
     /// Fetches a unit and takes `chunk` out of it; also the unit itself, *unverified*, where `is_batch`. Where one route's bytes are not those of the

@@ -403,9 +403,9 @@ async fn places_outside_the_blob_are_errors() {
 #[test]
 fn kinds_that_cannot_be_decoded_are_refused_by_name() {
     let mut blob = sample();
-    blob.blob.features |= BlobFeatures::ZRAN;
+    blob.blob.features |= BlobFeatures::EXTERNAL;
     let error = BlobCache::without_disk(&blob.blob, TestReader::new(blob.bytes.clone())).unwrap_err();
-    assert!(error.to_string().contains("zran blobs is not supported"), "{error}");
+    assert!(error.to_string().contains("external blobs is not supported"), "{error}");
 }
 
 #[test]

@@ -4,9 +4,11 @@
 //! image: each thread holds one run of chunks. Problems are collected, not only the first one reported, and a bad chunk is
 //! reported with a file that uses it.
 
+mod apart;
+
 use crate::data::{self, BadChunk, BlobError, ChunkError, ChunkReader, OpenBlob};
 use crate::digest::{self, DigestError, Scope};
-use crate::open::{BlobSource, Image};
+use crate::open::{BlobFile, BlobSource, Image};
 use blob_storage::BackendError;
 use rafs_codec::sections::{self, Coding, Section};
 use rafs_codec::{CodecError, Decoder};
@@ -406,8 +408,11 @@ pub fn data(image: &Image, source: &BlobSource, threads: usize) -> Result<DataRe
     let by_blob = chunks_by_blob(image.bootstrap())?;
     let mut report = DataReport::default();
     for ((number, blob), records) in (0u32..).zip(image.blobs()).zip(&by_blob) {
-        match data::open(blob, source) {
-            Ok(open) => check_blob(&OneBlob { image, number, blob, open, records }, threads, &found)?,
+        match data::open(image, blob, source) {
+            Ok(open) => {
+                apart::check(image, (number, blob), source, &open, &found);
+                check_blob(&OneBlob { image, number, blob, open, records }, threads, &found)?;
+            }
             Err(source) => add(&found, (number, 0), Problem::Open { source }),
         }
         report.chunks += if blob.is_tar() { blob.chunk_count.into() } else { records.len() as u64 };
@@ -541,7 +546,7 @@ fn check_whole(one: &OneBlob<'_>, found: &Mutex<Found>) -> Result<(), FormatErro
     };
     // A blob with tar headers may hold a bootstrap behind what the size counts (also after a merge, which hides the flag).
     let open_ended = BlobFeatures::INLINED_FS_META | BlobFeatures::HAS_TAR_HEADER;
-    let exact = !blob.features.intersects(open_ended);
+    let exact = blob.is_separate() || !blob.features.intersects(open_ended);
     if size < blob.compressed_size || (exact && size != blob.compressed_size) {
         let problem = Problem::Size { blob: blob.id.clone(), found: size, expected: blob.compressed_size };
         add(found, (one.number, 0), problem);
@@ -553,9 +558,11 @@ fn check_whole(one: &OneBlob<'_>, found: &Mutex<Found>) -> Result<(), FormatErro
         let (at, size) = (blob.meta.compressed_offset, blob.meta.compressed_size);
         add(found, (one.number, 0), Problem::Table { blob: blob.id.clone(), at, size, source });
     }
-    check_toc(one, size, found);
-    if blob.features.contains(BlobFeatures::HAS_TOC) && !blob.features.contains(BlobFeatures::SEPARATE) {
-        match check_sections(one, size) {
+    if !blob.is_separate() {
+        check_toc(one, size, found);
+    }
+    if blob.features.contains(BlobFeatures::HAS_TOC) && !blob.is_separate() {
+        match check_sections(blob, (&one.open, &one.open.file), size) {
             Ok(Ok(())) => {}
             Ok(Err(problem)) => add(found, (one.number, u64::MAX), problem),
             Err(source) => {
@@ -636,13 +643,17 @@ fn check_toc(one: &OneBlob<'_>, size: u64, found: &Mutex<Found>) {
     }
 }
 
-/// Checks the sections of a blob with a table of contents: their tar headers from the end to the start of the blob, and
-/// their digests in the table.
-fn check_sections(one: &OneBlob<'_>, size: u64) -> Result<Result<(), Problem>, BackendError> {
+/// Checks the sections in `file`, which is `open` or the object with its chunk table, where there is a table of contents: their tar headers from the
+/// end to the start, and their digests in the table.
+fn check_sections(
+    blob: &Blob,
+    (open, file): (&OpenBlob, &BlobFile),
+    size: u64,
+) -> Result<Result<(), Problem>, BackendError> {
     let problem = |name: &[u8], end, source| {
-        Ok(Err(Problem::Section { blob: one.blob.id.clone(), name: name.to_vec(), end, source }))
+        Ok(Err(Problem::Section { blob: blob.id.clone(), name: name.to_vec(), end, source }))
     };
-    let mut read = |range: Range<u64>| one.open.file.read(range).map(|bytes| bytes.to_vec());
+    let mut read = |range: Range<u64>| file.read(range).map(|bytes| bytes.to_vec());
     let mut all = Vec::new();
     let mut end = size;
     while end > 0 {
@@ -660,7 +671,7 @@ fn check_sections(one: &OneBlob<'_>, size: u64) -> Result<Result<(), Problem>, B
     };
     let table = read(table.stored.clone())?;
     for entry in toc::entries(&table) {
-        if let Err(source) = check_entry(entry, &all, &one.open, &mut read)? {
+        if let Err(source) = check_entry(entry, &all, open, &mut read)? {
             let end = entry.compressed_offset.get().saturating_add(entry.compressed_size.get());
             return problem(entry.name(), end, source);
         }
@@ -717,8 +728,9 @@ fn check_entry(
 fn check_id(one: &OneBlob<'_>, size: u64, found: &Mutex<Found>) {
     let id = one.blob.id.as_str();
     let is_digest = id.len() == 64 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    // A tar was hashed when it was opened.
-    if !is_digest || one.blob.features.contains(BlobFeatures::HAS_TOC) || one.blob.is_tar() {
+    // A tar was hashed when it was opened. Some builders made the id of a blob with a table of contents before all of it was written.
+    let unsaid = one.blob.features.contains(BlobFeatures::HAS_TOC) && !one.blob.is_separate();
+    if !is_digest || unsaid || one.blob.is_tar() {
         return;
     }
     match hash(0..size, &mut |range| one.open.file.read(range)) {

@@ -31,6 +31,13 @@ pub enum BlobError {
     Open { id: BlobId, source: BackendError },
     #[error("blob {id} cannot be decrypted")]
     Key { id: BlobId, source: CodecError },
+    #[error("cannot open the object with the chunk table of blob {id}")]
+    OpenTable { id: BlobId, source: BackendError },
+    #[error(
+        "blob {id}: its chunk table is in another object that the bootstrap does not name; give that object itself, \
+        or the bootstrap under the digest of that object as its file name"
+    )]
+    NoTable { id: BlobId },
     #[error("cannot read the chunk table of blob {id}")]
     ReadTable { id: BlobId, source: BackendError },
     #[error("chunk table of blob {id}")]
@@ -93,9 +100,9 @@ impl OpenBlob {
     }
 }
 
-/// Opens `blob` for reading its chunks. Of a blob with batches the chunk table is read, too; a plain tar is read whole, since only
+/// Opens `blob` of `image` for reading its chunks. Of a blob with batches or spans the chunk table is read, too; a plain tar is read whole, since only
 /// the digest of all of it says what its chunks should be.
-pub fn open(blob: &Blob, source: &BlobSource) -> Result<OpenBlob, BlobError> {
+pub fn open(image: &Image, blob: &Blob, source: &BlobSource) -> Result<OpenBlob, BlobError> {
     let id = || blob.id.clone();
     if let Some(kind) = blob.special_kind() {
         return Err(BlobError::Unsupported { id: id(), kind });
@@ -105,7 +112,8 @@ pub fn open(blob: &Blob, source: &BlobSource) -> Result<OpenBlob, BlobError> {
     let file = source.open(&blob.id).map_err(|source| BlobError::Open { id: id(), source })?;
     let table = match codec.table_range(blob) {
         Some(range) => {
-            let bytes = file.read(range).map_err(|source| BlobError::ReadTable { id: id(), source })?;
+            let tables = table_file(image, blob, source, &file)?;
+            let bytes = tables.read(range).map_err(|source| BlobError::ReadTable { id: id(), source })?;
             Some(codec.table(blob, &bytes).map_err(|source| BlobError::Table { id: id(), source })?)
         }
         None => None,
@@ -114,9 +122,29 @@ pub fn open(blob: &Blob, source: &BlobSource) -> Result<OpenBlob, BlobError> {
     Ok(OpenBlob { file, codec, table, pieces })
 }
 
+/// The object that holds the chunk table of `blob`, whose data is in `file`: that itself; for a layer that stays as it is, the one that its
+/// bootstrap came out of or names.
+pub fn table_file(
+    image: &Image,
+    blob: &Blob,
+    source: &BlobSource,
+    file: &BlobFile,
+) -> Result<BlobFile, BlobError> {
+    if !blob.is_separate() {
+        return Ok(file.clone());
+    }
+    let opened = if image.is_inside_blob() {
+        source.open_path(image.path(), &blob.id)
+    } else {
+        let id = blob.table_id().ok_or_else(|| BlobError::NoTable { id: blob.id.clone() })?;
+        source.open(&id)
+    };
+    opened.map_err(|source| BlobError::OpenTable { id: blob.id.clone(), source })
+}
+
 /// Opens all blobs of an image, in table order.
 pub fn open_all(image: &Image, source: &BlobSource) -> Result<Vec<OpenBlob>, BlobError> {
-    image.blobs().iter().map(|blob| open(blob, source)).collect()
+    image.blobs().iter().map(|blob| open(image, blob, source)).collect()
 }
 
 /// Cuts `chunks` into runs to be read in one request each: same blob, ascending, close together.
@@ -150,7 +178,7 @@ fn joins(first: &Chunk, last: &Chunk, next: &Chunk) -> bool {
 #[derive(Default)]
 pub struct ChunkReader {
     decoder: Decoder,
-    /// The batch decoded last, unverified, with its blob and first stored byte.
+    /// The batch or span decoded last, unverified, with its blob and first stored byte.
     batch: Option<(BlobId, u64, Bytes)>,
     /// The piece of a tar verified last, with its blob and number: small files share it.
     piece: Option<(BlobId, u64, VerifiedChunk)>,

@@ -147,7 +147,7 @@ fn open_all(image: &Image, source: &BlobSource, threads: usize) -> Result<Vec<Op
     let opened = Mutex::new(Vec::new());
     each(threads, blobs.len(), || (), &|(), n| {
         if let Some(blob) = blobs.get(n) {
-            let open = data::open(blob, source)?;
+            let open = data::open(image, blob, source)?;
             opened.lock().push((n, open));
         }
         Ok(())

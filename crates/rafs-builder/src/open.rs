@@ -165,6 +165,12 @@ impl BlobSource {
     pub fn open(&self, id: &BlobId) -> Result<BlobFile, BackendError> {
         Ok(BlobFile { reader: self.backend.open(id)?, runtime: self.runtime.handle().clone() })
     }
+
+    /// The file at `path`, whatever the backend; `id` is what errors call it.
+    pub fn open_path(&self, path: &Path, id: &BlobId) -> Result<BlobFile, BackendError> {
+        let local = LocalFs { blob_file: Some(path.to_path_buf()), ..LocalFs::default() };
+        Ok(BlobFile { reader: Backend::open(&local, id)?, runtime: self.runtime.handle().clone() })
+    }
 }
 
 /// One blob, read by waiting. Its bytes are *unverified*.

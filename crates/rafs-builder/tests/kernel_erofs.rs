@@ -63,7 +63,7 @@ fn decompressed(image: &Image, source: &BlobSource, dir: &Path) -> Vec<PathBuf> 
         let mut chunks: Vec<_> = all.map(|n| image.bootstrap().chunk_record(n).unwrap()).collect();
         chunks.retain(|chunk| chunk.blob == number);
         chunks.sort_by_key(|chunk| chunk.index);
-        let file = data::open(blob, source).unwrap();
+        let file = data::open(image, blob, source).unwrap();
         for run in data::runs(&chunks) {
             ChunkReader::default().read_run(blob, &file, &chunks[run], &mut |chunk, plain| {
                 out.write_all_at(plain.unwrap().bytes(), chunk.uncompressed_offset).unwrap();

@@ -3,7 +3,9 @@
 //! [`sections`] finds what stands in a blob besides chunks, through a function that reads.
 
 mod cipher;
+pub mod inflate;
 pub mod sections;
+mod span;
 mod units;
 
 pub use cipher::{Key, Keys, Secret};

@@ -1,10 +1,14 @@
 //! Stored units of a blob to plain bytes: decrypted, then decompressed. The chunk table that says where units are is one of them.
 
+use crate::span;
 use crate::{CodecError, Decoder, Key};
 use rafs_format::blob_meta::{HEADER_SIZE, Header};
 use rafs_format::blob_units::{Unit, UnitTable};
 use rafs_format::{Blob, BlobFeatures, Chunk, Compressor, FormatError};
 use std::ops::Range;
+
+/// Longest chunk table that is read, in bytes: that of a layer of 16 GiB and more.
+const MAX_TABLE: u64 = 1 << 30;
 
 /// Why a unit, or the table of units, is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +31,7 @@ pub struct UnitCodec {
 impl UnitCodec {
     /// For `blob`. Errors: a cipher or key that cannot be used.
     pub fn new(blob: &Blob) -> Result<Self, CodecError> {
-        let has_table = blob.features.contains(BlobFeatures::BATCH);
+        let has_table = blob.features.intersects(BlobFeatures::BATCH | BlobFeatures::ZRAN);
         Ok(Self { compressor: blob.compressor, key: Key::of(blob)?, has_table })
     }
 
@@ -44,7 +48,7 @@ impl UnitCodec {
         let (stored, header) = bytes.split_at_checked(split).unwrap_or((bytes, &[]));
         let header = self.decrypt(header.to_vec(), Some(HEADER_SIZE))?;
         Header::parse(&header, blob)?;
-        let size = usize::try_from(blob.meta.uncompressed_size).unwrap_or(usize::MAX);
+        let size = table_size(blob)?;
         let raw = (blob.meta.compressor == Compressor::None).then_some(size);
         let stored = self.decrypt(stored.to_vec(), raw)?;
         let table = Decoder::new().decode(blob.meta.compressor, &stored, size)?;
@@ -62,6 +66,9 @@ impl UnitCodec {
     /// The plain bytes of a unit. Allocates its size, which was checked against the chunk size, and no more.
     pub fn decode(&self, decoder: &mut Decoder, unit: &Unit, stored: Vec<u8>) -> Result<Vec<u8>, CodecError> {
         let size = usize::try_from(unit.uncompressed_size).unwrap_or(usize::MAX);
+        if let Some(resume) = &unit.resume {
+            return span::decode(resume, &stored, size);
+        }
         let stored = self.decrypt(stored, (!unit.is_compressed).then_some(size))?;
         // What is compressed is shorter. Of a short encrypted batch only the decrypted length tells.
         let as_it_is = !unit.is_compressed || self.key.is_some();
@@ -79,4 +86,12 @@ impl UnitCodec {
             None => Ok(stored),
         }
     }
+}
+
+/// Length of the chunk table of `blob`, which is read whole. Errors: over [`MAX_TABLE`].
+fn table_size(blob: &Blob) -> Result<usize, FormatError> {
+    let found = blob.meta.uncompressed_size;
+    let size = usize::try_from(found).ok().filter(|_| found <= MAX_TABLE);
+    let expected = "at most 1 GiB";
+    size.ok_or(FormatError::Value { what: "size of a chunk table", at: 32, found, expected })
 }

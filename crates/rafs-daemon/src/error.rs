@@ -36,6 +36,12 @@ pub enum DaemonError {
     Unsupported { what: &'static str },
     #[error("a blob of {} is missing", path.display())]
     Blob { path: PathBuf, source: Box<BackendError> },
+    #[error(
+        "{}: the chunk table of blob {blob} is in another object that the bootstrap does not name; mount that object itself, \
+        or the bootstrap under the digest of that object as its file name",
+        path.display()
+    )]
+    NoTable { path: PathBuf, blob: String },
     #[error("a blob of {} cannot be served", path.display())]
     Cache { path: PathBuf, source: Box<CacheError> },
     #[error("{} cannot be served", path.display())]

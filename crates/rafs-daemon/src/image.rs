@@ -4,10 +4,10 @@ use crate::config::{Backend as BackendConfig, Cache, Config, Store};
 use crate::{DaemonError, Options, keys};
 use blob_cache::{BlobCache, CacheOptions};
 use blob_storage::config::Auth;
-use blob_storage::{Backend, OpenOptions, Registries, open_backend};
+use blob_storage::{Backend, BlobReader, LocalFs, OpenOptions, Registries, open_backend};
 use bytes::Bytes;
 use rafs_codec::sections;
-use rafs_format::{Blob, Bootstrap, DigestAlgorithm};
+use rafs_format::{Blob, BlobFeatures, Bootstrap, DigestAlgorithm};
 use rafs_vfs::Rafs;
 use std::fs::File;
 use std::io;
@@ -78,7 +78,8 @@ fn read_bootstrap(path: &Path) -> Result<Bootstrap<Bytes>, DaemonError> {
     let name = path.file_name().and_then(|name| name.to_str());
     let is_hex = |name: &str| name.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
     let parsed = parse(path, bytes.clone());
-    let of_blob = |bootstrap: &Bootstrap<Bytes>| bootstrap.blobs().iter().any(Blob::is_named_by_file);
+    let inlined = |blob: &Blob| blob.features.contains(BlobFeatures::INLINED_FS_META);
+    let of_blob = |bootstrap: &Bootstrap<Bytes>| bootstrap.blobs().iter().any(inlined);
     if let Some(name) = name.filter(|name| name.len() == SHA256_HEX && is_hex(name))
         && !parsed.as_ref().is_ok_and(of_blob)
     {
@@ -139,5 +140,26 @@ fn open_cache(
         Store::File(files) => BlobCache::open(&files.work_dir, blob, reader, options),
         Store::Nowhere | Store::Fscache { .. } => BlobCache::without_disk(blob, reader),
     };
-    cache.map_err(|source| DaemonError::Cache { path, source: source.into() })
+    let cache = cache.map_err(|source| DaemonError::Cache { path, source: source.into() })?;
+    if !blob.features.contains(BlobFeatures::SEPARATE | BlobFeatures::ZRAN) {
+        return Ok(cache);
+    }
+    Ok(cache.with_tables(open_tables(bootstrap, blob, backend)?))
+}
+
+/// The object with the chunk table of a gzip layer that stays as it is: the file that holds the bootstrap too, or what the bootstrap names.
+fn open_tables(
+    bootstrap: &Path,
+    blob: &Blob,
+    backend: &dyn Backend,
+) -> Result<Arc<dyn BlobReader>, DaemonError> {
+    let path = bootstrap.to_path_buf();
+    let opened = if read_inside(bootstrap)?.is_some() {
+        let local = LocalFs { blob_file: Some(path.clone()), ..LocalFs::default() };
+        local.open(&blob.id)
+    } else {
+        let unnamed = || DaemonError::NoTable { path: path.clone(), blob: blob.id.to_string() };
+        backend.open(&blob.table_id().ok_or_else(unnamed)?)
+    };
+    opened.map_err(|source| DaemonError::Blob { path, source: source.into() })
 }

@@ -25,7 +25,7 @@ const MAX_COMPRESSED_SIZE: u64 = (1 << 24) - 1;
 /// Flag: stored compressed.
 pub(crate) const COMPRESSED: u64 = 0x01;
 /// Flag: inside the output of an inflate context.
-const ZRAN: u64 = 0x02;
+pub(crate) const ZRAN: u64 = 0x02;
 /// Flag: inside a batch.
 pub(crate) const BATCH: u64 = 0x04;
 /// Flag: stored encrypted.

@@ -70,7 +70,8 @@ impl Blob {
     }
 
     /// This blob with the id that it is found by: where it holds the bootstrap, the name of the file from which that was read, up to the first dot. All
-    /// others keep their id, and so does one whose file has no name that is an id.
+    /// others keep their id, and so does one whose file has no name that is an id. Where the data is a layer that stays as it is, the file is the object with the chunk
+    /// table: its name, if that is a digest, becomes [`Blob::meta_digest`].
     pub fn named_by(&self, file_name: Option<&OsStr>) -> Self {
         let mut blob = self.clone();
         let stem = file_name.and_then(OsStr::to_str).and_then(|name| name.split('.').next());
@@ -78,12 +79,34 @@ impl Blob {
         if let Some(id) = id {
             blob.id = id;
         }
+        let object = stem.filter(|&stem| self.is_table_named_by_file() && stem != self.id.as_str());
+        let object = object.and_then(|stem| BlobId::new(stem).ok());
+        blob.meta_digest = object.and_then(|id| id.as_sha256()).unwrap_or(blob.meta_digest);
         blob
+    }
+
+    /// Is its chunk table in the object that holds the bootstrap, and therefore not named there?
+    fn is_table_named_by_file(&self) -> bool {
+        let elsewhere = BlobFeatures::SEPARATE | BlobFeatures::INLINED_FS_META;
+        self.features.contains(elsewhere) && self.meta_digest == Digest([0; 32])
+    }
+
+    /// Is its data a layer that stays as it is, and its chunk table in an object of its own?
+    pub fn is_separate(&self) -> bool {
+        self.features.contains(BlobFeatures::SEPARATE)
+    }
+
+    /// Id of the object that holds its chunk table: its own, unless it [is separate](Self::is_separate). `None` where nothing names that object.
+    pub fn table_id(&self) -> Option<BlobId> {
+        if !self.is_separate() {
+            return Some(self.id.clone());
+        }
+        (self.meta_digest != Digest([0; 32])).then(|| BlobId::new(&self.meta_digest.to_string()).ok())?
     }
 
     /// The name of a kind of blob whose data is not in units of its own, compressed and perhaps encrypted; `None` for all others.
     pub fn special_kind(&self) -> Option<&'static str> {
-        let kinds = [(BlobFeatures::ZRAN, "zran"), (BlobFeatures::EXTERNAL, "external")];
+        let kinds = [(BlobFeatures::EXTERNAL, "external")];
         kinds.into_iter().find(|(bit, _)| self.features.contains(*bit)).map(|(_, kind)| kind)
     }
 

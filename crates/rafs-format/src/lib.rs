@@ -111,6 +111,7 @@ mod v5;
 mod v6;
 pub mod write;
 pub mod xattr;
+pub mod zran;
 
 pub use chunk::{Chunk, ChunkFlags, ChunkIndex, ChunkRef};
 pub use device::Blob;

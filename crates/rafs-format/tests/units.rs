@@ -101,10 +101,12 @@ fn chunks_are_found_in_their_batch_or_by_themselves() {
     let blob = blob();
     let table = UnitTable::new(table(), &header(), &blob).unwrap();
     let unit = |n: u32| table.unit(&blob, &chunk(n, SIZES[n as usize])).unwrap();
-    let batch = Unit { compressed: 1000..1120, uncompressed_size: 150, is_compressed: true, start: 0 };
+    let batch =
+        Unit { compressed: 1000..1120, uncompressed_size: 150, is_compressed: true, start: 0, resume: None };
     assert_eq!(unit(0), batch);
     assert_eq!(unit(1), Unit { start: 100, ..batch });
-    let alone = Unit { compressed: 1120..3120, uncompressed_size: 4000, is_compressed: true, start: 0 };
+    let alone =
+        Unit { compressed: 1120..3120, uncompressed_size: 4000, is_compressed: true, start: 0, resume: None };
     assert_eq!(unit(2), alone);
 }
 
@@ -125,8 +127,8 @@ fn contradictions_are_named() {
     assert!(said(table(), &good, chunk(0, 99)).contains("uncompressed size in a chunk table"));
     assert!(said(with(0, &[1]), &good, first).contains("uncompressed offset in a chunk table"));
     assert!(said(with(20, &[1]), &good, first).contains("batch in a chunk table"));
-    assert!(said(with(16, &[51]), &good, first).contains("offset in a batch"));
-    assert!(said(with(16, &[0xFF; 4]), &good, first).contains("offset in a batch"));
+    assert!(said(with(16, &[51]), &good, first).contains("offset in a batch or span"));
+    assert!(said(with(16, &[0xFF; 4]), &good, first).contains("offset in a batch or span"));
     // The batch: nothing stored, more stored than it holds, longer than a chunk may be.
     assert!(said(with(72, &[0]), &good, first).contains("stored size in a chunk table"));
     assert!(said(with(72, &[151]), &good, first).contains("stored size in a chunk table"));

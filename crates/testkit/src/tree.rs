@@ -44,7 +44,7 @@ pub fn all_blobs(golden: &Path) -> tempfile::TempDir {
             link(blob.path(), &blob.file_name());
         }
     }
-    for tar in ["nasty.tar", "upper.tar"] {
+    for tar in ["nasty.tar", "upper.tar", "nasty.tar.gz", "zranmulti.tar.gz"] {
         let id = hex::encode(Sha256::digest(std::fs::read(golden.join(tar)).unwrap()));
         link(golden.join(tar), OsStr::new(&id));
     }
