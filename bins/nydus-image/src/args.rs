@@ -1,5 +1,6 @@
 //! The command line: names, defaults and rules that integrators rely on. Decides nothing.
 
+use crate::chunkdict::ChunkdictCommand;
 use crate::create::CreateArgs;
 use crate::export::ExportArgs;
 use crate::merge::MergeArgs;
@@ -58,9 +59,9 @@ pub enum Command {
     /// Collect chunks to prefetch in a blob.
     #[command(hide = true)]
     Optimize(Later),
-    /// Make a chunk dictionary.
-    #[command(hide = true)]
-    Chunkdict(Later),
+    /// Make chunk dictionaries.
+    #[command(subcommand)]
+    Chunkdict(ChunkdictCommand),
     /// Show statistics of images, and which chunks they share.
     Stat(StatArgs),
 }

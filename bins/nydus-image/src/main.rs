@@ -5,6 +5,7 @@
 //! failures are 2 like those of diff(1).
 
 mod args;
+mod chunkdict;
 mod create;
 mod export;
 mod merge;
@@ -62,7 +63,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Export(args)) => export::run(args),
         Some(Command::Compact(_)) => later("compact"),
         Some(Command::Optimize(_)) => later("optimize"),
-        Some(Command::Chunkdict(_)) => later("chunkdict"),
+        Some(Command::Chunkdict(command)) => chunkdict::run(command),
         Some(Command::Stat(args)) => stat::run(args),
         Some(Command::Verify(args)) => trees::verify(args),
         Some(Command::Diff(args)) => return trees::diff(args),

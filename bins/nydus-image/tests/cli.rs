@@ -82,7 +82,7 @@ fn the_version_can_be_found() {
 
 #[test]
 fn subcommands_of_later_versions_say_so() {
-    for name in ["compact", "optimize", "chunkdict"] {
+    for name in ["compact", "optimize"] {
         assert!(fails(&[name, "--bootstrap", "x", "y"]).contains("not supported by this version yet"));
     }
     let help = succeeds(&["--help"]);

@@ -253,6 +253,29 @@ impl Builder {
                 None => self.skipped += 1,
             }
         }
+        self.check_count()
+    }
+
+    /// Adds chunks that were checked before, by [`Store::add`](crate::Store::add) for example; [`Chunk::blob`] is a position in `blobs`. What is left out is
+    /// what [`Builder::add`] leaves out. Errors: a blob that is described otherwise by an image before; the builder is of no use then.
+    pub fn add_known(
+        &mut self,
+        blobs: &[Blob],
+        chunks: impl IntoIterator<Item = Chunk>,
+    ) -> Result<(), DictionaryError> {
+        let numbers = blobs.iter().map(|blob| self.add_blob(blob)).collect::<Result<Vec<_>, _>>()?;
+        for chunk in chunks {
+            let at = chunk.blob as usize;
+            let usable = blobs.get(at).is_some_and(|blob| self.is_usable(blob));
+            match numbers.get(at).filter(|_| usable).and_then(|&blob| Record::pack(&chunk, blob)) {
+                Some(record) => self.records.push(record),
+                None => self.skipped += 1,
+            }
+        }
+        self.check_count()
+    }
+
+    fn check_count(&self) -> Result<(), DictionaryError> {
         let (found, limit) = (self.records.len() as u64, u64::from(u32::MAX) - 1);
         if found > limit {
             return Err(DictionaryError::TooMany { what: "chunks", found, limit });

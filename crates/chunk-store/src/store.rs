@@ -274,6 +274,36 @@ impl Store {
         Ok(None)
     }
 
+    /// Blobs and distinct chunks of an image; [`Chunk::blob`] is a position among the blobs. Both are empty for one that is not there.
+    pub fn image(&self, image: &str) -> Result<(Vec<Blob>, Vec<Chunk>), StoreError> {
+        let read = self.database.begin_read()?;
+        let (images, members) = (read.open_table(IMAGES)?, read.open_table(MEMBERS)?);
+        let (blobs, chunks) = (read.open_table(BLOBS)?, read.open_table(CHUNKS)?);
+        let Some(number) = images.get(image)?.map(|number| number.value()) else {
+            return Ok((Vec::new(), Vec::new()));
+        };
+        let list = members.get((number, BLOBS_PAGE))?;
+        let list = list.ok_or(StoreError::Corrupt { what: "the list of an image's blobs" })?;
+        let (mut found_blobs, mut found_chunks) = (Vec::new(), Vec::new());
+        let mut positions = HashMap::new();
+        for number in numbers(list.value())? {
+            let (_, number) = parts(number);
+            let record = blobs.get(number)?.ok_or(StoreError::Corrupt { what: "the blob of an image" })?;
+            positions.insert(number, found_blobs.len());
+            found_blobs.push(BlobRecord::decode(record.value())?.blob);
+        }
+        for entry in members.range((number, 0)..(number, BLOBS_PAGE))? {
+            for place in numbers(entry?.1.value())? {
+                let record = chunks.get(place)?.ok_or(StoreError::Corrupt { what: "a chunk of an image" })?;
+                let chunk = ChunkRecord::decode(parts(place), record.value())?.chunk;
+                let blob = positions.get(&chunk.blob).and_then(|&at| u32::try_from(at).ok());
+                let blob = blob.ok_or(StoreError::Corrupt { what: "the blob of a chunk" })?;
+                found_chunks.push(Chunk { blob, ..chunk });
+            }
+        }
+        Ok((found_blobs, found_chunks))
+    }
+
     /// Names of all images, sorted.
     pub fn images(&self) -> Result<Vec<String>, StoreError> {
         let read = self.database.begin_read()?;

@@ -7,6 +7,7 @@
 //! [`inspect`] and [`unpack`] stand on both. [`digest`] says by one digest what a tree is, on which [`diff`] and [`verify`] stand.
 
 pub mod check;
+pub mod chunkdict;
 pub mod config;
 pub mod create;
 pub mod data;

@@ -73,6 +73,8 @@ pub struct Tree {
     pub file_chunks: Vec<u32>,
     /// Names, symlink targets and xattr areas.
     pub bytes: Vec<u8>,
+    /// Is it a chunk dictionary? Then files have a place for a whole chunk for each of their chunks, which may be shorter.
+    pub is_dictionary: bool,
 }
 
 impl Tree {
@@ -192,7 +194,7 @@ impl Tree {
             let size = self.chunks.get(chunk as usize).map(|chunk| u64::from(chunk.uncompressed_size));
             let expected = left.min(chunk_size);
             require(
-                size == Some(expected),
+                size == Some(expected) || (self.is_dictionary && size.is_some_and(|size| size < expected)),
                 "size of a chunk of an inode",
                 n,
                 size.unwrap_or(0),

@@ -92,6 +92,7 @@ mod tests {
             chunks: vec![chunk(1), chunk(2)],
             file_chunks: vec![1, 0],
             bytes,
+            ..Tree::default()
         }
     }
 

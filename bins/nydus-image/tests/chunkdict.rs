@@ -1,0 +1,108 @@
+//! `chunkdict generate` as integrators call it.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn run(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nydus-image"));
+    command.args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Asserts success without a word.
+fn quiet(args: &[&str]) {
+    let output = run(args);
+    let said = (text(&output.stdout), text(&output.stderr));
+    assert_eq!((output.status.code(), said), (Some(0), (String::new(), String::new())), "{args:?}");
+}
+
+/// Asserts failure with one line on standard error: that line.
+fn fails(args: &[&str]) -> String {
+    let output = run(args);
+    let said = text(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{args:?}: {said}");
+    assert!(said.starts_with("Error: ") && said.lines().count() == 1, "{said}");
+    said
+}
+
+/// A path as an argument. It is never freed, so that lists of arguments can be built in one go.
+fn str(path: &Path) -> &'static str {
+    path.to_str().unwrap().to_owned().leak()
+}
+
+/// `IMAGE:VERSION/boot` of a directory with a large file that stays and a small one that does not.
+fn image(root: &Path, name: &str) -> &'static str {
+    let (source, dir) = (root.join("source"), root.join(name));
+    std::fs::create_dir_all(&source).unwrap();
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(source.join("stays"), vec![7; 9000]).unwrap();
+    std::fs::write(source.join("changes"), name).unwrap();
+    let boot = str(&dir.join("boot"));
+    quiet(&["create", "-l", "warn", "-D", str(root), "-B", boot, str(&source)]);
+    boot
+}
+
+#[test]
+fn a_dictionary_of_two_versions_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| str(&dir.path().join(name));
+    let (first, second) = (image(dir.path(), "redis:7.0.1"), image(dir.path(), "redis:7.0.2"));
+    let database: &str = format!("sqlite://{}", at("database")).leak();
+    let (dict, json) = (at("dict"), at("json"));
+    let start = ["chunkdict", "generate", "--log-level", "warn", "--bootstrap", dict, "--database", database];
+    quiet(&[&start[..], &["--output-json", json, first, second]].concat());
+    let said: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    assert_eq!((said["bootstrap"].as_str(), said["fs_version"].as_str()), (Some(dict), Some("6")));
+    assert_eq!((said["blobs"].as_array().unwrap().len(), said["compressor"].as_str()), (1, Some("zstd")));
+    let once = std::fs::read(dict).unwrap();
+    quiet(&[&start[..], &["-J", json, "-D", at(""), "-v", first, second]].concat());
+    assert!(std::fs::read(dict).unwrap() == once, "a second run knows nothing new");
+    let shown = run(&["check", "-l", "warn", dict]);
+    assert!(text(&shown.stdout).contains("is-chunkdict-generated"), "{}", text(&shown.stdout));
+    let chunk_dict: &str = format!("bootstrap={dict}").leak();
+    let new = ["create", "-l", "warn", "-D", str(dir.path()), "-B", at("new"), "-J", json, at("source")];
+    quiet(&[&new[..], &["--chunk-dict", chunk_dict]].concat());
+    let said: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    assert_eq!(said["trace"]["registered_events"]["dedup_uncompressed_size"], 9000);
+    assert!(run(&["check", "-l", "warn", "--data", "-D", str(dir.path()), at("new")]).status.success());
+}
+
+#[test]
+fn wrong_command_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| str(&dir.path().join(name));
+    let boot = image(dir.path(), "a:1");
+    let start = ["chunkdict", "generate", "-l", "warn", "-B", at("dict")];
+    let with = |more: &[&'static str]| [&start[..], more].concat();
+    assert_eq!(run(&start).status.code(), Some(2), "no bootstrap");
+    assert_eq!(run(&["chunkdict", "generate", boot]).status.code(), Some(2), "no place");
+    assert_eq!(run(&["chunkdict"]).status.code(), Some(2));
+    assert!(fails(&with(&[boot, "--database", "mysql://x"])).contains("sqlite:///PATH"));
+    assert!(fails(&with(&[boot, "--database", "sqlite://x"])).contains("no absolute path"));
+    assert!(fails(&with(&["/no/such:1/boot"])).contains("/no/such:1/boot"));
+    let loose = at("boot");
+    std::fs::copy(boot, loose).unwrap();
+    assert!(fails(&with(&[loose])).contains("Invalid image name"));
+    let sqlite = at("sqlite");
+    std::fs::write(sqlite, [b"SQLite format 3\0".as_slice(), &[0; 4080]].concat()).unwrap();
+    let url: &str = format!("sqlite://{sqlite}").leak();
+    assert!(fails(&with(&[boot, "--database", url])).contains("is an SQLite database"));
+    assert!(fails(&["chunkdict", "generate", "-B", boot, boot]).contains("is the file of something else"));
+    assert!(!Path::new(at("dict")).exists());
+    // One version teaches nothing, which is a warning.
+    quiet(&[
+        "chunkdict",
+        "generate",
+        "-l",
+        "error",
+        "-B",
+        at("dict"),
+        "--database",
+        "sqlite://:memory:",
+        boot,
+    ]);
+}
