@@ -2,25 +2,33 @@
 //! return is *unverified*: whoever uses it must check it. Knows ids and byte ranges, nothing of chunks.
 //!
 //! Backends ask once. [`Retry`] and [`Deadline`] are readers around readers; [`Patient`] puts both around all readers of a backend. [`Routes`]
-//! are several ways to the same blobs. [`open_backend`] puts together what a configuration asks for. A [`BlobWriter`] stores what any reader
+//! are several ways to the same blobs. [`Metered`], [`Roomy`], [`Throttle`] and [`Hedge`] count, bound, slow down and double what is read.
+//! [`open_backend`] puts together what a configuration asks for. A [`BlobWriter`] stores what any reader
 //! gives; it tries again by itself, as only it knows from where.
 
 pub mod config;
 mod deadline;
 mod error;
+mod hedge;
 mod local_fs;
+mod meter;
 mod open;
 mod patient;
 mod private_file;
 mod registry;
 mod registry_writer;
 mod retry;
+mod room;
 mod route;
+mod throttle;
+mod wrapped;
 mod writer;
 
 pub use deadline::Deadline;
 pub use error::{BackendCause, BackendError, Source, Status};
+pub use hedge::{Hedge, Hedging};
 pub use local_fs::LocalFs;
+pub use meter::{LATENCY_CLASSES, Meter, MeterStats, Metered, Running};
 pub use oci_registry::client::SetupError;
 pub use oci_registry::login::Logins;
 pub use open::{OpenError, OpenOptions, open_backend};
@@ -29,7 +37,10 @@ pub use private_file::read_private;
 pub use registry::{Registries, Registry};
 pub use registry_writer::RegistryWriter;
 pub use retry::Retry;
+pub use room::{Room, Roomy};
 pub use route::{Care, Ping, Route, RouteKind, RouteStats, Routes};
+pub use throttle::{Bucket, Throttle};
+pub use wrapped::{Counted, Wrapped};
 pub use writer::{BlobWriter, Stored};
 
 use bytes::Bytes;

@@ -33,7 +33,7 @@ impl LocalFs {
     }
 
     /// Names all places searched, for messages.
-    fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         let places: Vec<_> = match &self.blob_file {
             Some(file) => vec![file.display().to_string()],
             None => self.dir.iter().chain(&self.alt_dirs).map(|dir| dir.display().to_string()).collect(),

@@ -4,7 +4,10 @@
 use crate::config::{self, Mirror, Proxy, Remote};
 use crate::registry::cause;
 use crate::route::{Care, Ping, Route, RouteKind, Routes};
-use crate::{Backend, BackendCause, Patience, Patient, Registries, Registry, SetupError};
+use crate::{
+    Backend, BackendCause, Bucket, Counted, Hedge, Hedging, Patience, Patient, Registries, Registry, Room,
+    Roomy, SetupError, Throttle, Wrapped,
+};
 use futures_util::future::BoxFuture;
 use oci_registry::client;
 use std::sync::Arc;
@@ -12,6 +15,8 @@ use std::time::Duration;
 
 /// Longest wait for an answer about how a server is.
 const PING: Duration = Duration::from_secs(5);
+/// Bytes of one backend that may be on their way at once: four of the longest chunks.
+const ROOM: u64 = 64 << 20;
 
 /// Why a configuration gives no backend.
 #[derive(Debug, thiserror::Error)]
@@ -33,13 +38,15 @@ pub enum OpenError {
 pub struct OpenOptions {
     /// What backends of one process share, and the logins that configurations do not have.
     pub registries: Registries,
+    /// Most bytes per second that prefetch may ask for on the network; `None` for no limit.
+    pub prefetch_bandwidth: Option<u64>,
 }
 
 /// The backend that `config` describes. What is on the network is tried again, by other routes where there are some, and answers in
 /// time. Blobs are looked for when they are opened or read, not here. Settings that have no effect are told in the log by name.
 pub fn open_backend(config: &config::Backend, options: &OpenOptions) -> Result<Arc<dyn Backend>, OpenError> {
     match config {
-        config::Backend::LocalFs(local) => Ok(Arc::new(local.clone())),
+        config::Backend::LocalFs(local) => Ok(Arc::new(Counted::new(local.clone(), &local.endpoint()))),
         config::Backend::Registry(registry) => open_registry(registry, options),
         other => Err(OpenError::Unsupported { kind: other.kind().name() }),
     }
@@ -65,8 +72,22 @@ fn open_registry(config: &config::Registry, options: &OpenOptions) -> Result<Arc
             "mirrors have no effect where proxy.fallback is false: {name} is asked by the proxy only"
         );
     }
-    let routes = Routes::new(before, last, remote.timeout);
-    Ok(Arc::new(Patient::new(routes, Patience::from(remote), &name)))
+    Ok(on_network(Routes::new(before, last, remote.timeout), remote, &name, options))
+}
+
+/// `routes` with all that a backend on the network needs around it. A pause for the sake of bandwidth is not part of the time that a read has.
+fn on_network(routes: Routes, remote: &Remote, name: &str, options: &OpenOptions) -> Arc<dyn Backend> {
+    let room = Room::new(ROOM);
+    let hedging = remote.hedge.then(Arc::<Hedging>::default);
+    let bounded = Wrapped::new(routes, move |reader| match &hedging {
+        Some(hedging) => Arc::new(Roomy::new(Hedge::new(reader, Arc::clone(hedging)), Arc::clone(&room))),
+        None => Arc::new(Roomy::new(reader, Arc::clone(&room))),
+    });
+    let patient = Patient::new(bounded, Patience::from(remote), name);
+    let Some(rate) = options.prefetch_bandwidth else { return Arc::new(patient) };
+    // What comes in one second may come at once.
+    let bucket = Bucket::new(rate, rate);
+    Arc::new(Wrapped::new(patient, move |reader| Arc::new(Throttle::new(reader, Arc::clone(&bucket)))))
 }
 
 /// The way through the proxy of `config`, if there is one.

@@ -153,7 +153,7 @@ impl<'a, T> Quest<'a, T> {
 
     /// What `way` says, or a timeout after `share`.
     async fn try_way(&self, way: &'a Way, share: Option<Duration>) -> Result<T, BackendError> {
-        way.endpoint.sent();
+        let running = way.endpoint.sent();
         let asked = (self.ask)(&*way.reader);
         let found = match share {
             None => asked.await,
@@ -161,8 +161,9 @@ impl<'a, T> Quest<'a, T> {
                 tokio::time::timeout(after, asked).await.unwrap_or_else(|_elapsed| Err(self.late(way, after)))
             }
         };
-        if found.is_err() {
-            way.endpoint.failed();
+        match &found {
+            Ok(value) => running.ended((self.size)(value)),
+            Err(_) => way.endpoint.failed(),
         }
         found
     }

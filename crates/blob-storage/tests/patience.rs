@@ -125,6 +125,7 @@ fn the_deadline_leaves_time_for_each_try() {
             connect_timeout: None,
             retry_limit: retries,
             proxy: blob_storage::config::Proxy::default(),
+            hedge: false,
             mirrors: Vec::new(),
         };
         let deadline = expected.map(seconds);

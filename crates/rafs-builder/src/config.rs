@@ -64,7 +64,10 @@ fn open(mut backend: BackendConfig) -> Result<Arc<dyn Backend>, ConfigError> {
         registry.auth = Some(auth.ok_or(ConfigError::PullAuth)?);
     }
     let logins = Logins::of_environment(|name| std::env::var_os(name));
-    Ok(open_backend(&backend, &OpenOptions { registries: Registries::new(logins) })?)
+    Ok(open_backend(
+        &backend,
+        &OpenOptions { registries: Registries::new(logins), ..OpenOptions::default() },
+    )?)
 }
 
 /// Blobs that are in one backend or, where it does not have them, in another: a directory of blobs that are not uploaded yet, and where the rest is.

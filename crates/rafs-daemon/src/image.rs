@@ -34,7 +34,7 @@ impl Image {
         refuse_unsupported(&options.config)?;
         let path = options.bootstrap.as_path();
         let bootstrap = read_bootstrap(path)?;
-        let backend = backend(&options.config.backend, registries)?;
+        let backend = backend(&options.config, registries)?;
         let keys = keys::read(&options.config.key_files)?;
         let open =
             |blob| open_cache(path, &keys.unlock(blob), &*backend, &options.config.cache).map(Arc::new);
@@ -116,13 +116,14 @@ fn read_inside(path: &Path) -> Result<Option<Bytes>, DaemonError> {
 }
 
 /// The backend of `config`. Local files must be there now; what is on the network is asked when data is read, and only then.
-fn backend(config: &BackendConfig, registries: &Registries) -> Result<Arc<dyn Backend>, DaemonError> {
-    let mut config = config.clone();
-    if let (BackendConfig::Registry(registry), Some(auth)) = (&mut config, std::env::var_os(PULL_AUTH)) {
+fn backend(config: &Config, registries: &Registries) -> Result<Arc<dyn Backend>, DaemonError> {
+    let mut backend = config.backend.clone();
+    if let (BackendConfig::Registry(registry), Some(auth)) = (&mut backend, std::env::var_os(PULL_AUTH)) {
         let auth = auth.to_str().and_then(|text| Auth::new(text.trim()));
         registry.auth = Some(auth.ok_or(DaemonError::PullAuth)?);
     }
-    Ok(open_backend(&config, &OpenOptions { registries: registries.clone() })?)
+    let prefetch_bandwidth = config.prefetch.bandwidth_limit.map(u64::from);
+    Ok(open_backend(&backend, &OpenOptions { registries: registries.clone(), prefetch_bandwidth })?)
 }
 
 fn open_cache(

@@ -90,6 +90,7 @@ fn remote() -> Remote {
         timeout: Some(Duration::from_secs(5)),
         connect_timeout: Some(Duration::from_secs(5)),
         retry_limit: 3,
+        hedge: false,
         proxy: Proxy::default(),
         mirrors: Vec::new(),
     }
@@ -349,7 +350,7 @@ fn all_backends_are_read() {
     let oss = json!({
         "endpoint": "oss.example", "bucket_name": "b", "object_prefix": "p/", "access_key_id": "i",
         "access_key_secret": "s", "scheme": "http", "skip_verify": true, "ca_cert_files": ["/a.pem"], "timeout": 0,
-        "connect_timeout": 7, "retry_limit": 255,
+        "connect_timeout": 7, "retry_limit": 255, "hedge": true,
         "proxy": {"url": "http://p:1", "ping_url": "http://p:2/ping", "fallback": false, "check_interval": 1,
                   "check_pause_elapsed": 2, "use_http": true, "dragonfly_scheduler_endpoint": "http://d:3"}
     });
@@ -375,6 +376,7 @@ fn all_backends_are_read() {
             timeout: None,
             connect_timeout: Some(Duration::from_secs(7)),
             retry_limit: 255,
+            hedge: true,
             proxy,
             mirrors: Vec::new(),
         },

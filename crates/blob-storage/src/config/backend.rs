@@ -178,6 +178,8 @@ pub struct Remote {
     pub connect_timeout: Option<Duration>,
     /// How often a failed request is sent again.
     pub retry_limit: u8,
+    /// Ask once more for what takes unusually long. Not in Nydus 2.x; default false.
+    pub hedge: bool,
     /// Peer or proxy to ask first.
     pub proxy: Proxy,
     /// Servers with the same blobs, asked in this order before the origin.
@@ -194,6 +196,7 @@ impl Remote {
             timeout: limit(at.seconds("timeout", 5)?),
             connect_timeout: limit(at.seconds("connect_timeout", 5)?),
             retry_limit: at.number("retry_limit", RETRIES, 0..=u8::MAX)?,
+            hedge: at.or("hedge", false)?,
             proxy: at.object("proxy", Proxy::read)?.unwrap_or_default(),
             mirrors: at.objects("mirrors", Mirror::read)?,
         })

@@ -2,7 +2,7 @@
 //! it comes back, each once.
 
 use super::breaker::Breaker;
-use crate::BackendCause;
+use crate::{BackendCause, Meter, MeterStats, Running};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::fmt::{self, Debug, Display};
@@ -52,6 +52,8 @@ pub struct RouteStats {
     pub errors: u64,
     /// Answers whose bytes were not those of the blob, as another route's were.
     pub wrong: u64,
+    /// What its requests cost, right answers or not: how many run, how long they take.
+    pub meter: MeterStats,
 }
 
 /// Finds out whether an endpoint is well.
@@ -96,6 +98,7 @@ pub(super) struct Endpoint {
     /// Is somebody looking after it?
     watched: AtomicBool,
     asked: Mutex<Instant>,
+    meter: Meter,
     requests: AtomicU64,
     bytes: AtomicU64,
     errors: AtomicU64,
@@ -112,6 +115,7 @@ impl Endpoint {
             well: AtomicBool::new(true),
             watched: AtomicBool::new(false),
             asked: Mutex::new(Instant::now()),
+            meter: Meter::default(),
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -140,9 +144,10 @@ impl Endpoint {
         }
     }
 
-    /// A request is sent.
-    pub fn sent(&self) {
+    /// A request is sent, which runs until what is returned ends.
+    pub fn sent(&self) -> Running<'_> {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        self.meter.begin()
     }
 
     /// A request was answered with so many bytes, which nobody found wrong.
@@ -181,6 +186,7 @@ impl Endpoint {
             bytes: self.bytes.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
             wrong: self.wrong.load(Ordering::Relaxed),
+            meter: self.meter.stats(),
         }
     }
 
