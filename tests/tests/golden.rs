@@ -55,3 +55,25 @@ fn images_of_the_reference_builder_mount_and_read_as_described() {
         daemon.stop();
     }
 }
+
+/// What we write as v5, of the same layer, mounts and reads as described.
+#[test]
+fn images_of_v5_that_are_built_here_mount_and_read_as_described() {
+    let Some(golden) = tree::golden().filter(|_| can_mount()) else { return };
+    let description = tree::expected(&golden.join("expected-nasty.json"));
+    let sha256 = ["-v", "5", "--digester", "sha256", "--compressor", "none", "--aligned-chunk"];
+    for options in [&["-v", "5"][..], &["-v", "5", "--chunk-size", "0x1000"], &sha256] {
+        let place = Place::new();
+        place.build(&golden.join("nasty.tar"), options);
+        let daemon = place.mount();
+        let mut expected = description.clone();
+        if let Some(root) = expected.get_mut("/") {
+            let mode = u32::from_str_radix(&root.mode, 8).unwrap();
+            root.mode = format!("{:o}", mode | 0o555);
+        }
+        // Times of a tar have nanoseconds here.
+        let found = tree::dir_tree(&place.at("mnt"));
+        tree::assert_same("v5", &found, &expected, Made::FromDirectory, true);
+        daemon.stop();
+    }
+}
