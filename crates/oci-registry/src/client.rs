@@ -16,7 +16,8 @@ mod tls;
 mod via;
 
 pub use error::{ClientError, SetupError, TransportError};
-pub use header::{Challenge, ContentRange, challenges, content_range};
+pub use header::{Challenge, ContentRange, challenges, content_range, location};
+pub use header::{max_age, retry_after, upload_range};
 pub use push::Upload;
 pub use shared::Clients;
 pub use via::{Ping, Urgency, Via};
@@ -27,11 +28,12 @@ use auth::{Account, Auth, Credential};
 use bytes::Bytes;
 use http::Transport;
 use parking_lot::Mutex;
+pub use reqwest::Url;
 use reqwest::header::{
     CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE,
     WWW_AUTHENTICATE,
 };
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
@@ -40,6 +42,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tls::Identity;
 
+/// Header fields and passwords of proxies that are shorter, in bytes, are not looked for in what servers say.
+const MIN_SECRET: usize = 4;
 /// Logins tried for one request.
 const MAX_LOGINS: usize = 4;
 /// Redirects followed for one request.
@@ -86,6 +90,13 @@ pub struct ClientOptions {
 }
 
 impl ClientOptions {
+    /// What is sent along and must not be shown, beside logins. What is shorter than a secret is left alone: it would be found everywhere.
+    fn hidden(&self) -> Vec<Secret> {
+        let fields = self.headers.iter().chain(&self.all_headers).map(|(_, value)| value.clone());
+        let hidden = fields.chain(self.via.iter().flat_map(Via::hidden));
+        hidden.filter(|value| value.expose().len() >= MIN_SECRET).collect()
+    }
+
     /// The part that decides about connections. Errors: certificates that cannot be read.
     fn transport(&self) -> Result<Transport, SetupError> {
         Ok(Transport {
@@ -156,6 +167,7 @@ impl Client {
             tls: verified,
             timeout: options.timeout,
             logins,
+            hidden: options.hidden(),
         };
         let auth = Auth::new((*http).clone(), account, options.login.clone(), options.token.as_ref());
         let auth = auth.ok().ok_or(SetupError::Token)?;
@@ -317,11 +329,8 @@ impl Client {
     /// Where a redirect from `at` goes.
     fn target(&self, at: &Url, answer: &Response) -> Result<Url, ClientError> {
         let nowhere = || ClientError::Answer { found: "a redirect to nowhere" };
-        let location = answer::text(answer.headers(), LOCATION).ok_or_else(nowhere)?;
-        let mut url = at.join(location).ok().ok_or_else(nowhere)?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(nowhere());
-        }
+        let field = answer::text(answer.headers(), LOCATION).ok_or_else(nowhere)?;
+        let mut url = location(at, field).ok_or_else(nowhere)?;
         if url.origin() == self.base().origin() {
             return Ok(url);
         }

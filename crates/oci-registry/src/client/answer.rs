@@ -7,8 +7,10 @@ use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use std::ops::Range;
 
-/// Longest part of an error's body that is looked at, in bytes.
+/// Longest part of an error's body that is shown, in bytes.
 const MAX_SAID: usize = 256;
+/// Longest part of it that is looked at: a secret that begins in what is shown ends within this.
+const MAX_HEARD: usize = 16 << 10;
 /// Where a server ignores ranges, no byte beyond this is asked for: everything before it must be transferred.
 pub const MAX_IGNORED: u64 = 64 << 20;
 /// Longest range asked for at once, in bytes; a chunk is at most 16 MiB.
@@ -97,7 +99,8 @@ fn check_range(response: &Response, range: &Range<u64>) -> Result<(), ClientErro
             Err(ClientError::OutOfRange { size })
         }
         _ => {
-            let found = field.map_or("no Content-Range".into(), |field| line(field.as_bytes()));
+            let shown = |field: &str| line(field.as_bytes().get(..MAX_SAID).unwrap_or(field.as_bytes()));
+            let found = field.map_or("no Content-Range".into(), shown);
             Err(ClientError::WrongRange { asked: range.clone(), found })
         }
     }
@@ -145,17 +148,23 @@ pub async fn status(mut response: Response, redact: impl Fn(&str) -> String) -> 
     let mut body = Vec::new();
     // A body that breaks off says what it said.
     while let Ok(Some(part)) = response.chunk().await {
-        body.extend_from_slice(part.get(..MAX_SAID.min(part.len())).unwrap_or(&part));
-        if body.len() >= MAX_SAID || body.contains(&b'\n') {
+        body.extend_from_slice(part.get(..MAX_HEARD.min(part.len())).unwrap_or(&part));
+        if body.len() >= MAX_HEARD || body.trim_ascii_start().contains(&b'\n') {
             break;
         }
     }
-    ClientError::Status { code, said: redact(&line(&body)), retry_after }
+    let said = redact(&line(&body));
+    let end = said.char_indices().map(|(at, _)| at).find(|at| *at >= MAX_SAID);
+    ClientError::Status {
+        code,
+        said: said.get(..end.unwrap_or(said.len())).unwrap_or_default().to_owned(),
+        retry_after,
+    }
 }
 
-/// The first line of `bytes` as printable text, cut.
+/// The first line of `bytes` as printable text.
 fn line(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes.get(..MAX_SAID.min(bytes.len())).unwrap_or(bytes));
+    let text = String::from_utf8_lossy(bytes);
     let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -155,6 +155,8 @@ pub struct Account {
     pub timeout: Option<Duration>,
     /// Where logins are when none is given.
     pub logins: Option<Arc<Logins>>,
+    /// What is sent along and must not be shown.
+    pub hidden: Vec<Secret>,
 }
 
 struct Inner {
@@ -287,6 +289,7 @@ impl Auth {
     pub fn redact(&self, line: &str, sent: Option<&Credential>) -> String {
         let mut secrets = sent.map_or_else(Vec::new, |sent| sent.hidden.clone());
         secrets.extend(self.0.state.lock().given.iter().flat_map(Login::hidden));
+        secrets.extend_from_slice(&self.0.account.hidden);
         redact(line, &secrets)
     }
 
@@ -413,7 +416,14 @@ mod tests {
         // Takes connections and says nothing.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let realm = format!("Bearer realm=\"http://{}/token\"", silent.local_addr().unwrap());
-        let account = Account { host: "h".into(), repo: "r".into(), tls: false, timeout: None, logins: None };
+        let account = Account {
+            host: "h".into(),
+            repo: "r".into(),
+            tls: false,
+            timeout: None,
+            logins: None,
+            hidden: Vec::new(),
+        };
         let service = TokenService::of(&challenges(&realm)[0], &account);
         let auth = Auth::new(reqwest_client(), account, None, None).unwrap();
         let now = Instant::now();

@@ -1,6 +1,7 @@
 //! Header fields that decide something, as values. Pure functions on text that a server wrote: whatever it is, they return, in time linear
 //! in its length, and take no more memory than it.
 
+use reqwest::Url;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -127,6 +128,18 @@ pub fn max_age(field: &str) -> Option<Duration> {
     })
 }
 
+/// What `Range` says of an upload: `0-41`, maybe with a unit before it. Half-open, and from 0 on.
+pub fn upload_range(field: &str) -> Option<Range<u64>> {
+    let field = field.trim();
+    let (first, last) = field.strip_prefix("bytes=").unwrap_or(field).split_once('-')?;
+    (number(first)? == 0).then(|| Some(0..number(last)?.checked_add(1)?))?
+}
+
+/// Where `Location` leads from `at`: to a place that can be asked by http or https, or `None`.
+pub fn location(at: &Url, field: &str) -> Option<Url> {
+    at.join(field).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +202,38 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(content_range(field), expected, "{field}");
+        }
+    }
+
+    #[test]
+    fn ranges_of_uploads_begin_at_the_start() {
+        for (field, expected) in [
+            ("0-41", Some(0..42)),
+            (" bytes=0-0", Some(0..1)),
+            ("1-4", None),
+            ("0-", None),
+            ("0", None),
+            ("-1", None),
+            ("0-+1", None),
+            ("0-18446744073709551615", None),
+        ] {
+            assert_eq!(upload_range(field), expected, "{field}");
+        }
+    }
+
+    #[test]
+    fn locations_are_places_that_can_be_asked() {
+        let at = Url::parse("https://r.io/v2/a/blobs/x").unwrap();
+        for (field, expected) in [
+            ("/y?z", Some("https://r.io/y?z")),
+            ("y", Some("https://r.io/v2/a/blobs/y")),
+            ("//s.io/y", Some("https://s.io/y")),
+            ("http://s.io", Some("http://s.io/")),
+            ("file:///etc/passwd", None),
+            ("data:,x", None),
+            ("https://", None),
+        ] {
+            assert_eq!(location(&at, field).as_ref().map(Url::as_str), expected, "{field}");
         }
     }
 

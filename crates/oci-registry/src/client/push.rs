@@ -6,11 +6,11 @@
 
 use super::auth::Credential;
 use super::error::ClientError;
+use super::header::{self, upload_range};
 use super::{Call, Client, Payload, answer, is_redirect, limited, set_query};
 use bytes::Bytes;
 use reqwest::header::{HeaderName, LOCATION, RANGE};
 use reqwest::{Method, Response, StatusCode, Url};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,14 +76,14 @@ impl Client {
     /// Where an upload goes on. Registries behind something that ends TLS may forget that they have it.
     fn location(&self, at: &Url, answer: &Response) -> Result<Url, ClientError> {
         let nowhere = || ClientError::Answer { found: "an upload to nowhere" };
-        let location = answer::text(answer.headers(), LOCATION).ok_or_else(nowhere)?;
-        let mut url = at.join(location).ok().ok_or_else(nowhere)?;
+        let field = answer::text(answer.headers(), LOCATION).ok_or_else(nowhere)?;
+        let mut url = header::location(at, field).ok_or_else(nowhere)?;
         if at.scheme() == "https" && url.scheme() == "http" && url.host_str() == at.host_str() {
             url.set_scheme("https").ok().ok_or_else(nowhere)?;
         }
         // Whoever is to get the bytes gets them as safely as the registry would.
-        let safe = url.scheme() == "https" || (url.scheme() == "http" && at.scheme() == "http");
-        if safe && url.has_host() { Ok(url) } else { Err(nowhere()) }
+        let safe = url.scheme() == "https" || at.scheme() == "http";
+        if safe { Ok(url) } else { Err(nowhere()) }
     }
 
     /// An answer that is none, as an error.
@@ -124,7 +124,7 @@ impl Upload {
             Err(ClientError::Status { code: 404, .. }) => return Ok(None),
             other => other?,
         };
-        let range = answer::text(answer.headers(), RANGE).and_then(received);
+        let range = answer::text(answer.headers(), RANGE).and_then(upload_range);
         let range = range.ok_or(ClientError::Answer { found: "an upload without a range" })?;
         // `0-0` is said of one byte and of none.
         Ok(Some(range.end).filter(|end| *end > 1))
@@ -174,34 +174,5 @@ impl Upload {
             self.location = client.location(&self.location, &answer)?;
         }
         Ok(answer)
-    }
-}
-
-/// What `Range` says of an upload: `0-41`, maybe with a unit before it. Half-open.
-fn received(field: &str) -> Option<Range<u64>> {
-    let field = field.trim();
-    let (first, last) = field.strip_prefix("bytes=").unwrap_or(field).split_once('-')?;
-    let digits = |text: &str| text.bytes().all(|c| c.is_ascii_digit()).then(|| text.parse::<u64>().ok())?;
-    (digits(first)? == 0).then(|| Some(0..digits(last)?.checked_add(1)?))?
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_of_uploads_are_read() {
-        for (field, expected) in [
-            ("0-41", Some(0..42)),
-            (" bytes=0-0", Some(0..1)),
-            ("1-4", None),
-            ("0-", None),
-            ("0", None),
-            ("-1", None),
-            ("0-+1", None),
-            ("0-18446744073709551615", None),
-        ] {
-            assert_eq!(received(field), expected, "{field}");
-        }
     }
 }

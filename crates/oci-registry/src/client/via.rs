@@ -4,6 +4,7 @@
 use super::error::{ClientError, SetupError};
 use super::{answer, limited, redact, tls};
 use crate::Secret;
+use crate::login::Login;
 use reqwest::{RequestBuilder, Url};
 use std::fmt;
 use std::path::PathBuf;
@@ -83,6 +84,14 @@ impl Via {
     /// For the HTTP client.
     pub(super) fn proxy(&self) -> Result<reqwest::Proxy, SetupError> {
         reqwest::Proxy::all(self.url.expose()).map_err(|_url_inside| SetupError::Proxy)
+    }
+
+    /// User and password of the proxy, in every form.
+    pub(super) fn hidden(&self) -> Vec<Secret> {
+        let Ok(url) = Url::parse(self.url.expose()) else { return Vec::new() };
+        let Some(password) = url.password() else { return Vec::new() };
+        let login = Login::password(url.username(), password);
+        login.hidden()
     }
 
     /// `url` as it is named to the proxy.

@@ -120,7 +120,8 @@ impl Inner {
     async fn send(&self, request: RequestBuilder, login: Option<&Login>) -> Result<Credential, ClientError> {
         let mut response = request.send().await?;
         if !response.status().is_success() {
-            let hidden = login.map(Login::hidden).unwrap_or_default();
+            let mut hidden = login.map(Login::hidden).unwrap_or_default();
+            hidden.extend_from_slice(&self.account.hidden);
             return Err(answer::status(response, |line| redact(line, &hidden)).await);
         }
         token(&answer::all(&mut response, MAX_ANSWER).await?, Instant::now(), random())
@@ -246,7 +247,14 @@ mod tests {
             (false, "file:///a", false),
             (false, "a", false),
         ] {
-            let account = Account { host: "h".into(), repo: "r".into(), tls, timeout: None, logins: None };
+            let account = Account {
+                host: "h".into(),
+                repo: "r".into(),
+                tls,
+                timeout: None,
+                logins: None,
+                hidden: Vec::new(),
+            };
             assert_eq!(TokenService::of(&challenge(realm), &account).is_some(), usable, "{tls} {realm}");
         }
     }
