@@ -16,8 +16,10 @@ pub fn ci() -> anyhow::Result<()> {
     let mut steps = Steps::default();
     steps.step("format", || {
         cargo(&["fmt", "--all", "--", "--check"])?;
-        // A workspace of its own.
-        cargo(&["fmt", "--manifest-path", fuzz::MANIFEST, "--", "--check"])
+        // Workspaces of their own.
+        fuzz::PACKAGES
+            .iter()
+            .try_for_each(|package| cargo(&["fmt", "--manifest-path", package.manifest, "--", "--check"]))
     })?;
     steps.step("layers", layers::layers)?;
     steps.step("tidy", tidy::tidy)?;

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: builds and runs the fuzz targets of `crates/rafs-format/fuzz`, on the stable compiler.
+//! `cargo xtask fuzz`: builds and runs the fuzz targets of the crates that have some, on the stable compiler.
 //!
 //! libFuzzer needs coverage counters, not a sanitizer, and the compiler can insert them by itself; what a sanitizer would
 //! find in C, safe Rust does not compile. Inputs start from seeds that the targets make and, where they are, from the golden
@@ -9,11 +9,24 @@ use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-/// Names of the targets.
-pub const TARGETS: [&str; 2] = ["bootstrap", "blob_meta"];
+/// A package of fuzz targets, which is a workspace of its own.
+#[derive(Debug)]
+pub struct Package {
+    /// Relative to the workspace.
+    pub manifest: &'static str,
+    targets: &'static [&'static str],
+}
 
-/// The package with the targets, relative to the workspace.
-pub const MANIFEST: &str = "crates/rafs-format/fuzz/Cargo.toml";
+/// All of them. No two targets have the same name.
+pub const PACKAGES: [Package; 2] = [
+    Package { manifest: "crates/rafs-format/fuzz/Cargo.toml", targets: &["bootstrap", "blob_meta"] },
+    Package { manifest: "crates/oci-registry/fuzz/Cargo.toml", targets: &["header", "docker_config"] },
+];
+
+/// Names of all targets.
+pub fn targets() -> impl Iterator<Item = &'static str> {
+    PACKAGES.iter().flat_map(|package| package.targets.iter().copied())
+}
 
 /// Coverage counters at every edge, a table of where they are, and the operands of comparisons.
 const RUSTFLAGS: [&str; 6] = [
@@ -33,18 +46,26 @@ const MAX_LEN: u32 = 1 << 19;
 
 /// Runs `target`, or all targets at the same time, for `seconds`. Errors: an input that crashes, hangs or takes too much memory.
 pub fn fuzz(target: Option<&str>, seconds: u64) -> anyhow::Result<()> {
-    let manifest = workspace::root().join(MANIFEST);
-    let built = build(&manifest)?;
-    let package = manifest.parent().context("the package of fuzz targets has no folder")?;
     let home = workspace::scratch("fuzz")?;
-    let targets: Vec<_> =
-        TARGETS.into_iter().filter(|name| target.is_none_or(|wanted| wanted == *name)).collect();
+    let is_wanted = |name: &&str| target.is_none_or(|wanted| wanted == *name);
+    let mut ready = Vec::new();
+    for package in &PACKAGES {
+        let manifest = workspace::root().join(package.manifest);
+        let wanted: Vec<_> = package.targets.iter().copied().filter(is_wanted).collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let built = build(&manifest)?;
+        let folder = manifest.parent().context("the package of fuzz targets has no folder")?;
+        for name in wanted {
+            ready.push((name, built.join(name), Dirs::prepare(&home, folder, name)?));
+        }
+    }
     let mut running = Vec::new();
-    for name in targets {
-        let dirs = Dirs::prepare(&home, package, name)?;
+    for (name, program, dirs) in ready {
         let log = home.join(format!("{name}.log"));
         println!("fuzz: {name} for {seconds} s, log in {}", log.display());
-        running.push((name, start(&built, name, &dirs, seconds, &log)?, dirs, log));
+        running.push((name, start(&program, &dirs, seconds, &log)?, dirs, log));
     }
     let mut failed = Vec::new();
     for (name, mut child, dirs, log) in running {
@@ -132,9 +153,9 @@ fn copy_golden(to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start(built: &Path, name: &str, dirs: &Dirs, seconds: u64, log: &Path) -> anyhow::Result<Child> {
+fn start(program: &Path, dirs: &Dirs, seconds: u64, log: &Path) -> anyhow::Result<Child> {
     let log = std::fs::File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
-    let mut command = Command::new(built.join(name));
+    let mut command = Command::new(program);
     command.args([
         format!("-max_total_time={seconds}"),
         format!("-timeout={TIMEOUT}"),
