@@ -4,6 +4,7 @@ use crate::chunkdict::ChunkdictCommand;
 use crate::create::CreateArgs;
 use crate::export::ExportArgs;
 use crate::merge::MergeArgs;
+use crate::repack::CompactArgs;
 use crate::stat::StatArgs;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -53,9 +54,8 @@ pub enum Command {
     Merge(Box<MergeArgs>),
     /// Write an image as a disk that the kernel mounts by itself.
     Export(ExportArgs),
-    /// Rewrite blobs that are mostly unused.
-    #[command(hide = true)]
-    Compact(Later),
+    /// Write blobs anew that are small or mostly unused.
+    Compact(Box<CompactArgs>),
     /// Collect chunks to prefetch in a blob.
     #[command(hide = true)]
     Optimize(Later),

@@ -10,6 +10,7 @@ mod create;
 mod export;
 mod merge;
 mod prefetch;
+mod repack;
 mod stat;
 mod tools;
 mod trees;
@@ -61,7 +62,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Unpack(args)) => tools::unpack(args),
         Some(Command::Merge(args)) => merge::run(args),
         Some(Command::Export(args)) => export::run(args),
-        Some(Command::Compact(_)) => later("compact"),
+        Some(Command::Compact(args)) => repack::compact(args),
         Some(Command::Optimize(_)) => later("optimize"),
         Some(Command::Chunkdict(command)) => chunkdict::run(command),
         Some(Command::Stat(args)) => stat::run(args),

@@ -82,11 +82,9 @@ fn the_version_can_be_found() {
 
 #[test]
 fn subcommands_of_later_versions_say_so() {
-    for name in ["compact", "optimize"] {
-        assert!(fails(&[name, "--bootstrap", "x", "y"]).contains("not supported by this version yet"));
-    }
+    assert!(fails(&["optimize", "--bootstrap", "x", "y"]).contains("not supported by this version yet"));
     let help = succeeds(&["--help"]);
-    assert!(help.contains("merge") && !help.contains("compact"), "{help}");
+    assert!(help.contains("merge") && !help.contains("optimize"), "{help}");
 }
 
 #[test]
@@ -235,6 +233,45 @@ fn inspect_answers_one_word_requests() {
     assert!(text(&output.stderr).contains("unsupported inspect request `nonsense`"));
     assert!(text(&output.stdout).contains("prefetch:"));
     assert!(fails(&["inspect", "-R", "icheck x", str(&boot)]).contains("invalid arguments"));
+}
+
+/// As integrators call it; what they read goes on with the output whether or not anything was done.
+#[test]
+fn compact_writes_an_image_in_any_case() {
+    let Some(image) = golden("v6-merge") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (boot, json) = (dir.path().join("image.boot"), dir.path().join("j"));
+    std::fs::copy(image.join("image.boot"), &boot).unwrap();
+    for blob in std::fs::read_dir(image.join("blobs")).unwrap().map(|blob| blob.unwrap()) {
+        std::fs::copy(blob.path(), dir.path().join(blob.file_name())).unwrap();
+    }
+    let args = ["compact", "--bootstrap", str(&boot), "--blob-dir", str(dir.path()), "--min-used-ratio", "5"];
+    let sizes = [
+        "--compact-blob-size",
+        "10485760",
+        "--max-compact-size",
+        "104857600",
+        "--output-json",
+        str(&json),
+        "--log-level",
+        "warn",
+    ];
+    let blobs = || {
+        let value: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+        (value["blobs"].as_array().unwrap().len(), value["bootstrap"].as_str().unwrap().to_owned())
+    };
+    let few = ["--layers-to-compact", "32"];
+    assert_eq!(succeeds(&[&args[..], &sizes, &few].concat()), "");
+    let out = dir.path().join("image.bootstrap.compact");
+    assert_eq!(blobs(), (2, str(&out).to_owned()));
+    assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(&boot).unwrap());
+    assert_eq!(succeeds(&[&args[..], &sizes, &["--output-bootstrap", str(&out)]].concat()), "");
+    assert_eq!(blobs().0, 1);
+    let said = succeeds(&["check", "--data", str(&out), "-D", str(dir.path())]);
+    assert!(said.contains("RAFS blob data is valid"), "{said}");
+    refused(&["compact", "-D", "."]);
+    refused(&["compact", "-B", "x", "-D", ".", "--min-used-ratio", "101"]);
+    assert!(fails(&["compact", "-B", str(&boot)]).contains("give --blob-dir"));
 }
 
 /// The names that programs read, in the one order that 2.x has.

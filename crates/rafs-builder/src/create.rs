@@ -3,9 +3,9 @@
 //! The source is read once, in order: entries go to a [`TreeBuilder`], data to the pipeline. At the end the chunk table is put behind the data and the
 //! tree is written, to a file of its own or into the blob. RAFS v5 and v6 differ in what stands behind the data and in how the tree is written, nowhere else.
 
-mod blob;
+pub(crate) mod blob;
 mod cache_files;
-mod collect;
+pub(crate) mod collect;
 mod directory;
 mod known;
 mod layered;

@@ -6,7 +6,7 @@
 use crate::open::{BlobFile, BlobSource, Image};
 use blob_storage::BackendError;
 use bytes::Bytes;
-use rafs_codec::{CodecError, Decoder, UnitCodec, UnitError, sections};
+use rafs_codec::{CodecError, Decoder, Encoder, UnitCodec, UnitError, sections};
 use rafs_format::blob_units::{Unit, UnitTable};
 use rafs_format::{Blob, BlobId, Chunk, Compressor, FormatError};
 use rafs_merkle::pieces::Pieces;
@@ -219,6 +219,41 @@ impl ChunkReader {
             });
             each(chunk, plain.map_err(|source| bad_chunk(blob, chunk, source)));
         }
+    }
+
+    /// The chunks of one run as a blob may store them, each by itself, in order, and whether they are compressed: copies of what is stored, or new ones
+    /// of a chunk in a batch. Each was seen to be what the image names. Errors: the first that is not.
+    pub fn stored_run(
+        &mut self,
+        blob: &Blob,
+        open: &OpenBlob,
+        encoder: &mut Encoder,
+        run: &[Chunk],
+    ) -> Result<Vec<(Bytes, bool)>, BadChunk> {
+        let read = whole_range(run).filter(|_| open.table.is_none() && open.pieces.is_none());
+        let read = read.and_then(|range| Some((range.start, open.file.read(range).ok()?)));
+        let mut one = |this: &mut Self, chunk: &Chunk| {
+            let unit = open.codec.unit(blob, chunk, open.table.as_ref());
+            let unit = unit.map_err(|source| ChunkError::Place { source })?;
+            if open.table.is_none() {
+                let stored = match &read {
+                    Some((start, bytes)) => slice(bytes, *start, &unit),
+                    None => {
+                        let read = open.file.read(unit.compressed.clone());
+                        read.map_err(|source| ChunkError::Read { source })?
+                    }
+                };
+                this.plain(blob, open, chunk, &unit, Some(stored.clone()))?;
+                return Ok((stored, unit.is_compressed));
+            }
+            let plain = this.plain(blob, open, chunk, &unit, None)?;
+            let mut packed = Vec::new();
+            let smaller = encoder.encode(plain.bytes(), &mut packed);
+            let smaller = smaller.map_err(|source| ChunkError::Decode { source })?;
+            let bytes = if smaller { packed } else { plain.bytes().to_vec() };
+            Ok((bytes.into(), smaller))
+        };
+        run.iter().map(|chunk| one(self, chunk).map_err(|source| bad_chunk(blob, chunk, source))).collect()
     }
 
     /// The plain bytes of `chunk`, which lies in `unit`, hashed. `stored`: the bytes of the unit where they were read already.

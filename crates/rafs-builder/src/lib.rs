@@ -1,4 +1,4 @@
-//! Layers and directories to RAFS images, and back: create, merge, check, inspect, stat, unpack; and what two images have in common: diff, verify.
+//! Layers and directories to RAFS images, and back: create, merge, compact, check, inspect, stat, unpack; and what two images have in common: diff, verify.
 //!
 //! Building is a bounded pipeline: one thread reads the source, all cores hash and compress chunks, one collector writes the
 //! blob in source order. The output is the same bytes whatever the number of threads. Outputs appear whole (temporary file, fsync, rename) or not at all.
@@ -8,6 +8,7 @@
 
 pub mod check;
 pub mod chunkdict;
+pub mod compact;
 pub mod config;
 pub mod create;
 pub mod data;
@@ -19,6 +20,7 @@ pub mod keys;
 pub mod merge;
 pub mod open;
 pub mod output;
+pub mod repack;
 pub mod stat;
 pub mod tree;
 pub mod unpack;

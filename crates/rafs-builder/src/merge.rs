@@ -7,6 +7,7 @@ mod blobs;
 mod layer;
 mod v5;
 
+use crate::check::full_path;
 use crate::create::names;
 use crate::digest::{self, Scope};
 use crate::open::{Image, OpenError};
@@ -17,7 +18,7 @@ pub(crate) use blobs::named_blobs;
 pub use layer::Whiteouts;
 use rafs_format::tree::Tree;
 use rafs_format::write::{self, Options as WriteOptions};
-use rafs_format::{Blob, Chunk, DigestAlgorithm, FormatError, SuperFlags};
+use rafs_format::{Blob, Chunk, DigestAlgorithm, FormatError, Nid, SuperFlags};
 pub use rafs_format::{BlobId, Compressor, Digest, Version};
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet};
@@ -190,6 +191,40 @@ pub(crate) fn on_top(
     let chunk_size = upper.bootstrap().superblock().chunk_size;
     let (tree, prefetch) = merged.tree.finish(&merged.chunks, merged.file_chunks, chunk_size, &wanted);
     Ok(OnTop { tree, blobs: merged.blobs.all(), places, prefetch: prefetch.into_iter().flatten().collect() })
+}
+
+/// The tree of an image as the writer takes it, all of its blobs, and the entries of its prefetch table. Errors: what merging it would find.
+pub(crate) fn load(image: &Image) -> Result<(Tree, Vec<Blob>, Vec<u32>), MergeError> {
+    let mut merged = Merged::new(Whiteouts::None);
+    merged.check_alike(image)?;
+    let places = merged.blobs.add_image(image)?;
+    layer::lay(&mut merged, image, &places)?;
+    let paths = prefetched(image)?;
+    let wanted: Vec<NodeId> = paths.iter().filter_map(|path| merged.tree.find(names(path))).collect();
+    let chunk_size = image.bootstrap().superblock().chunk_size;
+    let (tree, prefetch) = merged.tree.finish(&merged.chunks, merged.file_chunks, chunk_size, &wanted);
+    Ok((tree, merged.blobs.all(), prefetch.into_iter().flatten().collect()))
+}
+
+/// A path of each inode in the prefetch table, in its order.
+fn prefetched(image: &Image) -> Result<Vec<Vec<u8>>, MergeError> {
+    let bootstrap = image.bootstrap();
+    let mut paths: HashMap<Nid, Vec<u8>> = bootstrap.prefetch().map(|nid| (nid, Vec::new())).collect();
+    if paths.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = rafs_format::check::check(bootstrap, &mut |visit| {
+        if let Some(path) = paths.get_mut(&visit.inode.nid).filter(|path| path.is_empty()) {
+            *path = full_path(visit.path);
+        }
+        Ok::<_, FormatError>(())
+    });
+    found.map_err(|source| MergeError::Layer { path: image.path().to_path_buf(), source })?;
+    Ok(bootstrap
+        .prefetch()
+        .filter_map(|nid| paths.get(&nid).cloned())
+        .filter(|path| !path.is_empty())
+        .collect())
 }
 
 /// What all layers must have in common, and the layer that said so first.

@@ -16,7 +16,7 @@ use rafs_builder::data::{self, ChunkReader};
 use rafs_builder::merge::{self, Source};
 use rafs_builder::open::{BlobSource, Image, LocalFs};
 use rafs_builder::output::{Outputs, Place};
-use rafs_builder::{chain, check};
+use rafs_builder::{chain, check, compact};
 use rafs_format::{Compressor, DigestAlgorithm};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -150,6 +150,16 @@ fn the_kernel_shows_a_merged_image() {
     let Some(mounted) = mount_built(dir.path()) else { return };
     let expected = expected(&golden.join("expected-merged.json"));
     assert_same("merged", &dir_tree(mounted.0.path()), &expected, FromDirectory, true);
+    drop(mounted);
+    // Both blobs become one.
+    let image = Image::open(&dir.path().join("boot")).unwrap();
+    let local = LocalFs { dir: Some(dir.path().to_path_buf()), ..LocalFs::default() };
+    let source = BlobSource::new(Arc::new(local)).unwrap();
+    let (place, options) = (Place::File(dir.path().join("boot")), compact::Options::default());
+    let report = compact::compact(&image, &options, &source, place, dir.path(), &Outputs::new()).unwrap();
+    assert_eq!((report.blobs.len(), report.new_blobs.len()), (1, 1));
+    let Some(mounted) = mount_built(dir.path()) else { return };
+    assert_same("compacted", &dir_tree(mounted.0.path()), &expected, FromDirectory, true);
 }
 
 /// An image of a mounted image is the same image, but for the order in which data was read and the time of the root.

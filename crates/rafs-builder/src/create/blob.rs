@@ -21,7 +21,7 @@ const OWN_ID: &str = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
 
 /// A blob whose chunks are written.
 #[derive(Debug)]
-pub(super) struct Tail<'a> {
+pub(crate) struct Tail<'a> {
     output: Output,
     path: &'a Path,
     options: &'a Options,
@@ -37,7 +37,7 @@ pub(super) struct Tail<'a> {
 
 /// A blob that is written to its end.
 #[derive(Debug)]
-pub(super) struct Done {
+pub(crate) struct Done {
     pub output: Output,
     /// SHA-256 of all bytes.
     pub digest: Digest,

@@ -15,7 +15,7 @@ const MAP_MAGIC: [u8; 12] = *b"PAMB\x01\0\0\0PAMC";
 
 /// Cache files being written.
 #[derive(Debug)]
-pub(super) struct CacheFiles {
+pub(crate) struct CacheFiles {
     data: BufWriter<Output>,
     meta: Output,
     map: Output,

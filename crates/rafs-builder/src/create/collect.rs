@@ -21,7 +21,7 @@ const MAX_COMPRESSED: u64 = 1 << 40;
 
 /// What came of it.
 #[derive(Debug, Default)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     /// Distinct chunks in blob order; behind them, once they are joined, those of other blobs.
     pub chunks: Vec<Chunk>,
     /// For each chunk given, in order, its position in `chunks`.
@@ -48,7 +48,7 @@ pub(super) struct Stored {
 
 /// Several chunks stored as one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     pub compressed_offset: u64,
     pub compressed_size: u32,
     pub uncompressed_size: u32,
@@ -56,7 +56,7 @@ pub(super) struct Batch {
 
 /// Where a chunk is in a batch.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct InBatch {
+pub(crate) struct InBatch {
     /// Number of the batch.
     pub number: u32,
     /// First byte in its plain bytes.

@@ -92,7 +92,7 @@ fn coding(image: &Image, options: &Options) -> Option<(&'static str, String, Str
 
 /// Chunks of dictionaries that an image uses, in the order of their first use.
 #[derive(Debug, Default)]
-pub(super) struct Borrowed {
+pub(crate) struct Borrowed {
     /// Numbers by position in the dictionary.
     numbers: HashMap<u32, u32>,
     /// Positions in the dictionary.

@@ -1,0 +1,137 @@
+//! `nydus-image compact`: arguments to options, the result as a log line and JSON.
+
+use crate::args::SourceArgs;
+use crate::create::watch_signals;
+use crate::tools::{self, json_version};
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use rafs_builder::compact::{self, Options};
+use rafs_builder::open::Image;
+use rafs_builder::output::{Output, Outputs, Place};
+use rafs_builder::repack::Report;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Arguments of `compact`.
+#[derive(Debug, Args)]
+#[command(after_help = COMPACT_HELP)]
+pub struct CompactArgs {
+    /// Bootstrap file, or a blob with its bootstrap inside.
+    #[arg(short = 'B', long, value_name = "BOOTSTRAP")]
+    bootstrap: PathBuf,
+    /// Where blobs are; new ones go to --blob-dir.
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Write blobs anew of which less than this percentage is used; 0 for none.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    min_used_ratio: u8,
+    /// Merge blobs of which less than this is used, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 10 << 20)]
+    compact_blob_size: u64,
+    /// Merge no more than this into one blob, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 100 << 20)]
+    max_compact_size: u64,
+    /// Leave images of fewer blobs as they are; 0 for none.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    layers_to_compact: usize,
+    /// An image whose blobs stay as they are, since many images have them.
+    #[arg(long, value_name = "BOOTSTRAP")]
+    chunk_dict: Option<String>,
+    /// Write the bootstrap to this file; if not given, BOOTSTRAP with the extension `bootstrap.compact`.
+    #[arg(short = 'O', long, value_name = "FILE")]
+    output_bootstrap: Option<PathBuf>,
+    /// Write the result to this file as JSON.
+    #[arg(short = 'J', long, value_name = "FILE")]
+    output_json: Option<PathBuf>,
+}
+
+const COMPACT_HELP: &str = "Blobs that are written anew or not used any more are not removed: other images may need them.
+Where there is nothing to do the bootstrap is copied, and that is success.
+
+Examples:
+  nydus-image compact -B image.boot -D blobs --min-used-ratio 50 -O compact.boot
+  nydus-image compact -B image.boot -D new --backend-type registry --backend-config-file registry.json -J result.json";
+
+/// Runs `compact`.
+pub fn compact(args: &CompactArgs) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let Some(dir) = &args.source.blob_dir else { bail!("no place for new blobs: give --blob-dir") };
+    ensure!(dir.is_dir(), "--blob-dir {} is not a directory", dir.display());
+    let Some(source) = tools::source(None, &args.source)? else { bail!("the blobs are needed") };
+    let image = Image::open(&args.bootstrap)?;
+    let path = args.output_bootstrap.clone();
+    let path = path.unwrap_or_else(|| args.bootstrap.with_extension("bootstrap.compact"));
+    let options = Options {
+        min_used_ratio: args.min_used_ratio,
+        compact_blob_size: args.compact_blob_size,
+        max_compact_size: args.max_compact_size,
+        layers_to_compact: args.layers_to_compact,
+        chunk_dict: args.chunk_dict.as_deref().map(dictionary),
+    };
+    let outputs = Outputs::new();
+    watch_signals(&outputs)?;
+    let result = start_result(args.output_json.as_deref(), &outputs)?;
+    let report = compact::compact(&image, &options, &source, Place::File(path), dir, &outputs)
+        .with_context(|| format!("cannot compact {}", args.bootstrap.display()))?;
+    if report.new_blobs.is_empty() && report.dropped.is_empty() {
+        tracing::info!("nothing to compact: {} is the same image", report.bootstrap_path.display());
+    } else {
+        tell("compacted", &report);
+    }
+    finish_result(result, &report, started)
+}
+
+/// The bootstrap of a chunk dictionary: `PATH` or `bootstrap=PATH`.
+fn dictionary(text: &str) -> PathBuf {
+    text.strip_prefix("bootstrap=").unwrap_or(text).into()
+}
+
+/// A log line about what was done.
+fn tell(what: &str, report: &Report) {
+    let Report { bootstrap_path, blobs, new_blobs, dropped, .. } = report;
+    tracing::info!(
+        "successfully {what}: bootstrap {}\n{} blobs, {} of them new, {} not used any more",
+        bootstrap_path.display(),
+        blobs.len(),
+        new_blobs.len(),
+        dropped.len()
+    );
+    for blob in new_blobs {
+        tracing::info!("new blob {}: {} chunks, {} bytes", blob.path.display(), blob.chunks, blob.size);
+    }
+}
+
+/// Starts the file of the result before the work, so that a place that cannot be written is told at once.
+fn start_result(path: Option<&Path>, outputs: &Outputs) -> anyhow::Result<Option<Output>> {
+    Ok(path.map(|path| outputs.start(Place::File(path.to_path_buf()))).transpose()?)
+}
+
+fn finish_result(result: Option<Output>, report: &Report, started: Instant) -> anyhow::Result<()> {
+    let Some(mut result) = result else { return Ok(()) };
+    let (path, text) = (result.path(), json(report, started)?);
+    result.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    Outputs::commit(vec![(result, None)])?;
+    Ok(())
+}
+
+/// The result as integrators read it.
+fn json(report: &Report, started: Instant) -> serde_json::Result<String> {
+    let ids = |ids: &[rafs_builder::merge::BlobId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+    serde_json::to_string_pretty(&serde_json::json!({
+        "version": json_version(),
+        "bootstrap": report.bootstrap_path.to_string_lossy(),
+        "blobs": ids(&report.blobs),
+        "external_bootstrap": "",
+        "external_blobs": [],
+        "trace": {
+            "consumed_time": { "total_build": started.elapsed().as_secs_f64() },
+            "registered_events": {},
+        },
+        "fs_version": report.version.name(),
+        "compressor": report.compressor.name(),
+        "tree_digest": report.tree_digest.to_string(),
+        "new_blobs": report.new_blobs.iter().map(|blob| blob.id.to_string()).collect::<Vec<_>>(),
+        "dropped_blobs": ids(&report.dropped),
+    }))
+}
