@@ -5,6 +5,7 @@
 //! steady a chunk must be. Knows numbers of chunks and their sizes, no digests, files or blobs. Chunks of one version are sorted lists, so
 //! that comparing two costs their lengths. The result depends on the input alone, not on its order.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Of so many versions in ten one learns, of at least two; the newer ones are for trying.
@@ -128,9 +129,10 @@ fn across_images(images: &BTreeMap<String, Image>, sizes: &[u32]) -> (BTreeSet<u
     for _ in 0..ROUNDS {
         let near = Distances::new(&train, sizes);
         let tried = RADII.step_by(STEP).map(|radius| Clusters::new(&near, radius, &train));
-        // Of equally good ones the narrowest.
-        let Some(best) = tried.min_by_key(|clusters| clusters.uncovered(&test, sizes)) else { break };
-        let inside = best.of_image.iter().filter(|cluster| cluster.is_some()).count();
+        // Of equally good ones that with most images, and of these the narrowest.
+        let worth = |clusters: &Clusters| (clusters.uncovered(&test, sizes), Reverse(clusters.inside()));
+        let Some(best) = tried.min_by_key(worth) else { break };
+        let inside = best.inside();
         if inside * FEW < train.len() || inside == 0 {
             break;
         }
@@ -155,7 +157,8 @@ fn across_images(images: &BTreeMap<String, Image>, sizes: &[u32]) -> (BTreeSet<u
     (chosen, alone.collect())
 }
 
-/// How far images are from each other: 1 less the bytes that two share of all that they have, in hundredths, rounded up.
+/// How far images are from each other: 1 less the bytes that two share, divided by the sum of their sizes, in hundredths, rounded up. So the same image
+/// twice is 50 from itself.
 struct Distances {
     count: usize,
     hundredths: Vec<u64>,
@@ -169,7 +172,7 @@ impl Distances {
         for (n, (one, one_size)) in images.iter().zip(&own).enumerate() {
             for (m, (other, other_size)) in images.iter().zip(&own).enumerate().take(n) {
                 let shared = common(sizes, one, other);
-                let all = one_size + other_size - shared;
+                let all = one_size + other_size;
                 // Two that have nothing are not alike.
                 let distance = if all == 0 {
                     100
@@ -220,6 +223,11 @@ impl Clusters {
         }
         let shared = (0..count).map(|cluster| shared(&of_image, cluster, images)).collect();
         Self { of_image, shared }
+    }
+
+    /// Images in a cluster.
+    fn inside(&self) -> usize {
+        self.of_image.iter().filter(|cluster| cluster.is_some()).count()
     }
 
     /// Bytes to try with that the images' clusters do not share.
@@ -321,7 +329,8 @@ mod tests {
         assert_eq!(with(&[1, 5]), [1, 5]);
     }
 
-    /// Twelve images share chunks 0 to 9, one has nothing of it; chunk 11 is in 11 of 12, 12 in ten.
+    /// Twelve images share chunks 0 to 9, one has nothing of it; chunk 11 is in 11 of 12. Ten have chunk 12, which makes them a cluster in the second
+    /// round; nine have chunk 13, and are none.
     #[test]
     fn what_images_of_a_cluster_share_is_chosen() {
         let mut versions: Vec<Version> = (0..12u32)
@@ -329,12 +338,13 @@ mod tests {
                 let mut chunks: Vec<u32> = (0..10).chain([100 + n]).collect();
                 chunks.extend((n != 3).then_some(11));
                 chunks.extend((n > 1).then_some(12));
+                chunks.extend((n > 2).then_some(13));
                 version(&format!("image-{n}"), "1", &chunks)
             })
             .collect();
         versions.push(version("other", "1", &[200, 201]));
         let found = select(versions.clone(), &[10; 300]);
-        assert_eq!(found.chunks, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11]);
+        assert_eq!(found.chunks, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12]);
         assert_eq!(found.alone, ["other"]);
         // Nine are no cluster.
         versions.truncate(9);
