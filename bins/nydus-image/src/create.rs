@@ -1,6 +1,7 @@
 //! `nydus-image create`: arguments to options, a progress bar, the result as log lines and JSON.
 
 mod cache;
+mod stargz;
 mod tarfs;
 mod units;
 
@@ -51,9 +52,9 @@ pub struct CreateArgs {
     /// Name of the blob instead of its SHA-256.
     #[arg(long, value_name = "ID")]
     blob_id: Option<String>,
-    /// Largest chunk in bytes, a power of two from 0x1000 to 0x1000000.
-    #[arg(long, value_name = "SIZE", value_parser = number, default_value = "0x100000")]
-    chunk_size: u64,
+    /// Largest chunk in bytes, a power of two from 0x1000 to 0x1000000: 0x100000 if not given, 0x400000 for `estargztoc-ref`.
+    #[arg(long, value_name = "SIZE", value_parser = number)]
+    chunk_size: Option<u64>,
     /// Compression of chunks.
     #[arg(long, value_enum, default_value_t = CompressorArg::Zstd)]
     compressor: CompressorArg,
@@ -110,7 +111,17 @@ pub struct CreateArgs {
     #[command(flatten)]
     cache: cache::CacheArgs,
     #[command(flatten)]
+    stargz: stargz::StargzArgs,
+    #[command(flatten)]
     later: LaterArgs,
+}
+
+impl CreateArgs {
+    /// The chunk size as given or as it is for this kind.
+    fn chunk_size(&self) -> u64 {
+        let table = self.kind == Some(Kind::EstargztocRef);
+        self.chunk_size.unwrap_or(if table { 0x40_0000 } else { 0x10_0000 })
+    }
 }
 
 /// Options of 2.x that this version does not have: known, so that using them is told from a typing error.
@@ -123,12 +134,6 @@ struct LaterArgs {
     /// Blob for that data.
     #[arg(long, value_name = "FILE")]
     external_blob: Option<PathBuf>,
-    /// Size of the blob of an eStargz table, hexadecimal.
-    #[arg(long, value_name = "SIZE")]
-    blob_data_size: Option<String>,
-    /// Write the chunk table to this file.
-    #[arg(long, value_name = "FILE")]
-    blob_meta: Option<PathBuf>,
     /// Added to all offsets in the blob.
     #[arg(long, value_name = "OFFSET", hide = true)]
     blob_offset: Option<u64>,
@@ -139,6 +144,7 @@ const EXAMPLES: &str = "Examples:
   zstd -dc layer.tar.zst | nydus-image create -B image.boot -b image.blob -
   nydus-image create -t dir-rafs -D images -J result.json rootfs/
   nydus-image create -t tar-tarfs -B layer.boot layer.tar   the tar itself stays the blob
+  nydus-image create -t estargztoc-ref -B layer.boot --blob-id SHA256 stargz.index.json
   nydus-image create --parent-bootstrap base.boot -D images changes.tar
   nydus-image create --chunk-dict bootstrap=known.boot -B image.boot -b image.blob layer.tar";
 
@@ -218,6 +224,9 @@ pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
         Input::Tar(stream) if args.kind == Some(Kind::TarTarfs) => {
             create::create_tarfs(stream, &options, tarfs::place(args)?, &outputs, &progress)
         }
+        Input::Tar(stream) if args.kind == Some(Kind::EstargztocRef) => {
+            create::create_stargz(stream, &options, &args.stargz.options(args)?, &outputs)
+        }
         input => match (args.cache.dir(), &args.bootstrap) {
             (Some(dir), Some(bootstrap)) => {
                 check_different(args)?;
@@ -246,15 +255,18 @@ fn refuse_later(args: &CreateArgs) -> anyhow::Result<()> {
     let options = [
         (later.attributes.is_some(), "--attributes"),
         (later.external_blob.is_some(), "--external-blob"),
-        (later.blob_meta.is_some(), "--blob-meta"),
-        (later.blob_data_size.is_some(), "--blob-data-size"),
         (later.blob_offset.is_some_and(|offset| offset != 0), "--blob-offset"),
     ];
     if let Some(kind) = args.kind {
         let name = kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        if matches!(kind, Kind::TargzRef | Kind::EstargzRef | Kind::EstargztocRef) {
+        if matches!(kind, Kind::TargzRef | Kind::EstargzRef) {
             bail!("--type {name} is not supported by this version yet");
         }
+    }
+    if let Some(option) = args.stargz.misplaced(args.kind) {
+        bail!(
+            "{option} conflicts with a conversion that is not estargztoc-ref: the chunk table is in the blob"
+        );
     }
     match options.into_iter().find(|(given, _)| *given) {
         Some((_, name)) => bail!("{name} is not supported by this version yet"),
@@ -263,7 +275,7 @@ fn refuse_later(args: &CreateArgs) -> anyhow::Result<()> {
 }
 
 fn options(args: &CreateArgs) -> anyhow::Result<Options> {
-    let size = args.chunk_size;
+    let size = args.chunk_size();
     let chunk_size =
         u32::try_from(size).ok().filter(|s| s.is_power_of_two() && (0x1000..=0x100_0000).contains(s));
     let chunk_size = chunk_size
@@ -288,6 +300,7 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
             // The stored blob is one that nobody keeps.
             _ if args.cache.dir().is_some() => Compressor::None,
             _ if args.kind == Some(Kind::TarTarfs) => Compressor::None,
+            _ if args.kind == Some(Kind::EstargztocRef) => Compressor::Gzip,
             CompressorArg::None => Compressor::None,
             CompressorArg::Lz4Block => Compressor::Lz4Block,
             CompressorArg::Zstd => Compressor::Zstd,

@@ -30,6 +30,7 @@ use rafs_format::{Blob, BlobFeatures, Chunk, FormatError};
 use rafs_merkle::VerifiedChunk;
 use ready::ReadyMap;
 use std::borrow::Cow;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
@@ -464,7 +465,8 @@ impl BlobCache {
         let units = u32::try_from(bytes.min(BUDGET).div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
         // Closed never.
         let _room = self.budget.acquire_many(units).await.ok();
-        let made = made::read(&*self.reader, unit.compressed.clone(), Priority::OnDemand, |stored| {
+        let range = self.stored_range(chunk, unit).await?;
+        let made = made::read(&*self.reader, range, Priority::OnDemand, |stored| {
             let plain = self.decode(chunk, unit, stored)?;
             let batch = is_batch.then(|| plain.clone());
             Ok((self.verify_in(chunk, unit, plain)?, batch))
@@ -473,6 +475,16 @@ impl BlobCache {
         self.counters.fetches.fetch_add(1, Ordering::Relaxed);
         self.counters.fetched_bytes.fetch_add(size, Ordering::Relaxed);
         found
+    }
+
+    /// Stored bytes of a unit. Where the last member of an eStargz layer ends is not known, only that it is within the layer.
+    async fn stored_range(&self, chunk: &Chunk, unit: &Unit) -> Result<Range<u64>, CacheError> {
+        let range = unit.compressed.clone();
+        if !self.blob.is_stargz() || range.end < self.blob.data_end() {
+            return Ok(range);
+        }
+        let size = self.reader.size().await.map_err(|source| self.unreachable(chunk, source))?;
+        Ok(range.start..range.end.min(size).max(range.start))
     }
 
     /// Decrypts and decompresses a unit.

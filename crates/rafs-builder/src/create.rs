@@ -10,6 +10,7 @@ mod directory;
 mod known;
 mod layered;
 mod pipeline;
+mod stargz;
 mod tar;
 mod tarfs;
 mod v5;
@@ -35,6 +36,7 @@ use rafs_format::write::{self, Options as WriteOptions};
 use rafs_format::{Blob, Digest, FileType, FormatError};
 pub use rafs_format::{BlobId, Compressor, DigestAlgorithm, Version};
 use sha2::{Digest as _, Sha256};
+pub use stargz::{StargzOptions, create_stargz};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -77,6 +79,8 @@ pub enum CreateError {
     NotATarfs { problem: String },
     #[error("a bootstrap inside a blob cannot hold a key: whoever gets the data would get the key")]
     KeyBesideData,
+    #[error("the table of contents of the layer cannot be used: {problem}")]
+    NotAToc { problem: String },
     #[error("the build stopped early")]
     Stopped,
 }

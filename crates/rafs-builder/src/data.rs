@@ -90,6 +90,8 @@ pub struct OpenBlob {
     table: Option<UnitTable>,
     /// Of a plain tar.
     pieces: Option<Pieces>,
+    /// Where the file ends, of a layer that does not say where its last chunk does.
+    end: Option<u64>,
 }
 
 impl OpenBlob {
@@ -119,7 +121,9 @@ pub fn open(image: &Image, blob: &Blob, source: &BlobSource) -> Result<OpenBlob,
         None => None,
     };
     let pieces = if blob.is_tar() { Some(tar::pieces(blob, &file)?) } else { None };
-    Ok(OpenBlob { file, codec, table, pieces })
+    let size = || file.size().map_err(|source| BlobError::Open { id: id(), source });
+    let end = if blob.is_stargz() { Some(size()?) } else { None };
+    Ok(OpenBlob { file, codec, table, pieces, end })
 }
 
 /// The object that holds the chunk table of `blob`, whose data is in `file`: that itself; for a layer that stays as it is, the one that its
@@ -270,7 +274,8 @@ impl ChunkReader {
         let plain = match last {
             Some((_, _, plain)) => plain.clone(),
             None => {
-                let read = || open.file.read(unit.compressed.clone());
+                let end = open.end.map_or(unit.compressed.end, |end| unit.compressed.end.min(end));
+                let read = || open.file.read(start..end.max(start));
                 let stored = stored.map_or_else(read, Ok).map_err(|source| ChunkError::Read { source })?;
                 let plain = open.codec.decode(&mut self.decoder, unit, stored.into());
                 Bytes::from(plain.map_err(|source| ChunkError::Decode { source })?)

@@ -4,6 +4,7 @@
 
 mod cipher;
 pub mod inflate;
+mod member;
 pub mod sections;
 mod span;
 mod units;

@@ -1,7 +1,6 @@
 //! Stored units of a blob to plain bytes: decrypted, then decompressed. The chunk table that says where units are is one of them.
 
-use crate::span;
-use crate::{CodecError, Decoder, Key};
+use crate::{CodecError, Decoder, Key, member, span};
 use rafs_format::blob_meta::{HEADER_SIZE, Header};
 use rafs_format::blob_units::{Unit, UnitTable};
 use rafs_format::{Blob, BlobFeatures, Chunk, Compressor, FormatError};
@@ -76,6 +75,10 @@ impl UnitCodec {
             return Ok(stored);
         }
         let by = if unit.is_compressed { self.compressor } else { Compressor::None };
+        if by == Compressor::Gzip {
+            // Only layers that stay as they are have such units, and only their first bytes are known.
+            return member::start(&stored, size);
+        }
         decoder.decode(by, &stored, size)
     }
 

@@ -5,6 +5,7 @@
 //! the ranges checked here.
 
 use crate::blob_entries::{self, BATCH, BatchEntry, COMPRESSED, ChunkEntry, ZRAN};
+use crate::device::gzip_bound;
 use crate::layout::BlobMetaHeader;
 use crate::read::{require, structure};
 use crate::zran::{self, Resume};
@@ -41,7 +42,8 @@ impl Unit {
         require(known, "index of a chunk", at, chunk.index.into(), "a chunk of the blob")?;
         let good = (1..=blob.chunk_size).contains(&size);
         require(good, "size of a chunk", at, size.into(), "1 to the chunk size")?;
-        let good = (1..=blob.chunk_size.max(PADDING)).contains(&stored);
+        let most = if blob.is_stargz() { gzip_bound(blob.chunk_size) } else { blob.chunk_size.max(PADDING) };
+        let good = (1..=most).contains(&stored);
         require(good, "stored size of a chunk", at, stored.into(), "1 to the chunk size")?;
         let outside = |what, start, size: u32, limit| FormatError::OutOfBounds {
             what,

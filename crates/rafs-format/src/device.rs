@@ -123,4 +123,16 @@ impl Blob {
         }
         if self.meta_digest != Digest([0; 32]) { Some(self.meta_digest) } else { self.id.as_sha256() }
     }
+
+    /// Are its chunks gzip members of a layer that stays as it is, of which only the first bytes are known? docs/format.md, "eStargz layers".
+    pub fn is_stargz(&self) -> bool {
+        self.compressor == Compressor::Gzip
+            && self.features.contains(BlobFeatures::SEPARATE)
+            && !self.features.intersects(BlobFeatures::CHUNK_INFO_V2 | BlobFeatures::ZRAN)
+    }
+}
+
+/// Bytes of a gzip member that its first `size` plain bytes lie in at most: header, stored blocks of deflate, and some more.
+pub fn gzip_bound(size: u32) -> u32 {
+    size.saturating_add(23 + 128).saturating_add(size / 16_384 * 5)
 }

@@ -1,6 +1,7 @@
 //! Reference models, generators and failing readers for tests. Never a normal dependency.
 
 pub mod blob;
+pub mod estargz;
 pub mod http;
 pub mod image;
 pub mod peer;

@@ -1,10 +1,10 @@
-//! `create --type tar-tarfs`: what it cannot be given together with, and where its bootstrap goes.
+//! `create --type tar-tarfs`, or of another layer that stays as it is: what it cannot be given together with, and where its bootstrap goes.
 
 use super::{CompressorArg, CreateArgs, Place};
 use crate::prefetch::PrefetchPolicy;
 use anyhow::{Context, bail, ensure};
 
-/// Refuses options that mean something else than a plain tar that stays as it is.
+/// Refuses options that mean something else than a layer that stays as it is.
 pub(super) fn check(args: &CreateArgs) -> anyhow::Result<()> {
     let conflicts = [
         (args.blob.is_some(), "--blob"),
@@ -16,10 +16,11 @@ pub(super) fn check(args: &CreateArgs) -> anyhow::Result<()> {
         (args.prefetch_policy == PrefetchPolicy::Blob, "--prefetch-policy blob"),
     ];
     if let Some((_, name)) = conflicts.into_iter().find(|(given, _)| *given) {
-        bail!("--type tar-tarfs conflicts with {name}: the tar stays as it is, and no blob is written");
+        let kind = args.kind.map(super::Kind::name).unwrap_or_default();
+        bail!("--type {kind} conflicts with {name}: the layer stays as it is, and no blob is written");
     }
     if args.compressor == CompressorArg::Lz4Block {
-        tracing::info!("--compressor has no effect: the data of a tarfs is that of the tar");
+        tracing::info!("--compressor has no effect: data stays in the layer");
     }
     Ok(())
 }

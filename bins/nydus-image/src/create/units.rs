@@ -51,7 +51,7 @@ impl UnitArgs {
     /// How blobs are encrypted. Makes the key if it is to be made.
     pub(super) fn encryption(&self, args: &CreateArgs) -> anyhow::Result<Option<Encryption>> {
         let Some(path) = self.key_file.as_deref().filter(|_| self.encrypt) else { return Ok(None) };
-        check_chunk_size(args.chunk_size, "--encrypt")?;
+        check_chunk_size(args.chunk_size(), "--encrypt")?;
         let key = if self.generate_key { keys::generate(path)? } else { keys::read(path)? };
         Ok(Some(Encryption { key, iv: keys::random()?, key_in_bootstrap: self.key_in_bootstrap }))
     }

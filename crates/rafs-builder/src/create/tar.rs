@@ -72,15 +72,9 @@ pub(super) fn read<S: DataSink>(
     let (compression, plain) = decompress(stream).map_err(failed)?;
     sink.check(compression)?;
     let mut layer = Layer::new(plain);
-    let mut source = Source {
-        read: Scanned::default(),
-        pending: Vec::new(),
-        waiting: HashSet::new(),
-        chunk_size,
-        progress,
-    };
+    let mut entries = Entries::new(chunk_size, progress);
     while let Some(meta) = layer.next_entry()? {
-        source.entry(&meta, &mut layer, sink)?;
+        entries.add(&meta, &mut layer, sink)?;
     }
     if layer.offset() == 0 {
         // A writer that failed before its first byte must not become an image without files.
@@ -89,22 +83,36 @@ pub(super) fn read<S: DataSink>(
             "it is empty: an archive has at least an end mark",
         )));
     }
-    source.resolve()?;
-    source.read.end = Some(layer.end());
-    Ok(source.read)
+    let mut read = entries.finish()?;
+    read.end = Some(layer.end());
+    Ok(read)
 }
 
-struct Source<'a> {
+/// Puts entries into a tree, in the order in which they come.
+pub(super) struct Entries<'a> {
     read: Scanned,
     pending: Vec<Pending>,
-    /// Inodes of the files that keep the places of [`Source::pending`].
+    /// Inodes of the files that keep the places of [`Entries::pending`].
     waiting: HashSet<u32>,
     chunk_size: u32,
     progress: &'a (dyn Fn(u64) + Sync),
 }
 
-impl Source<'_> {
-    fn entry<R: Read, S: DataSink>(
+impl<'a> Entries<'a> {
+    /// None yet.
+    pub fn new(chunk_size: u32, progress: &'a (dyn Fn(u64) + Sync)) -> Self {
+        let (read, pending, waiting) = (Scanned::default(), Vec::new(), HashSet::new());
+        Self { read, pending, waiting, chunk_size, progress }
+    }
+
+    /// What became of them, once links to later entries are made.
+    pub fn finish(mut self) -> Result<Scanned, CreateError> {
+        self.resolve()?;
+        Ok(self.read)
+    }
+
+    /// Adds the entry that `layer` is at.
+    pub fn add<R: Read, S: DataSink>(
         &mut self,
         meta: &Meta,
         layer: &mut Layer<R>,
