@@ -330,7 +330,7 @@ mod tests {
     }
 
     /// Twelve images share chunks 0 to 9, one has nothing of it; chunk 11 is in 11 of 12. Ten have chunk 12, which makes them a cluster in the second
-    /// round; nine have chunk 13, and are none.
+    /// round; eight of these have chunk 13, which is too few of them.
     #[test]
     fn what_images_of_a_cluster_share_is_chosen() {
         let mut versions: Vec<Version> = (0..12u32)
@@ -338,7 +338,7 @@ mod tests {
                 let mut chunks: Vec<u32> = (0..10).chain([100 + n]).collect();
                 chunks.extend((n != 3).then_some(11));
                 chunks.extend((n > 1).then_some(12));
-                chunks.extend((n > 2).then_some(13));
+                chunks.extend((n > 3).then_some(13));
                 version(&format!("image-{n}"), "1", &chunks)
             })
             .collect();
