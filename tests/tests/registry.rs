@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use testkit::blob::pattern;
+use testkit::suite::blob_reader_suite;
 use testkit::tree::sha256;
 use tests::{Daemon, Place, can_mount, program, run, run_ok};
 
@@ -23,6 +24,12 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 
 async fn read(blob: &Arc<dyn BlobReader>, range: std::ops::Range<u64>) -> Result<Bytes, BackendCause> {
     blob.read(range, Priority::OnDemand).await.map_err(|error| error.cause)
+}
+
+#[test]
+fn readers_keep_what_all_readers_promise() {
+    let Some(registry) = DockerRegistry::start(Kind::Open) else { return };
+    wait(blob_reader_suite(async |bytes: Bytes| registry.open(None).open(&registry.push(&bytes)).unwrap()));
 }
 
 #[test]

@@ -54,8 +54,7 @@ impl Backend for LocalFs {
             match open_file(&path) {
                 Ok(Some((file, size))) => {
                     let endpoint = format!("localfs {}", path.display()).into();
-                    let file = Arc::new(file);
-                    return Ok(Arc::new(LocalBlob { file, size, endpoint, blob: id.as_str().into() }));
+                    return Ok(Arc::new(LocalBlob::new(file, 0, size, endpoint, id.as_str().into())));
                 }
                 Ok(None) => {}
                 Err(source) => {
@@ -84,14 +83,21 @@ fn open_file(path: &Path) -> io::Result<Option<(File, u64)>> {
 
 /// One blob that is a file. Its size is that at opening: blobs never change.
 #[derive(Debug)]
-struct LocalBlob {
+pub(crate) struct LocalBlob {
     file: Arc<File>,
+    /// Where in the file it begins.
+    first: u64,
     size: u64,
     endpoint: Arc<str>,
     blob: Arc<str>,
 }
 
 impl LocalBlob {
+    /// The `size` bytes of `file` from `first`. `endpoint` and `blob` are for errors.
+    pub(crate) fn new(file: File, first: u64, size: u64, endpoint: Arc<str>, blob: Arc<str>) -> Self {
+        Self { file: Arc::new(file), first, size, endpoint, blob }
+    }
+
     fn error(&self, range: Range<u64>, cause: BackendCause) -> BackendError {
         BackendError {
             endpoint: Arc::clone(&self.endpoint),
@@ -109,7 +115,7 @@ impl BlobReader for LocalBlob {
             let Some(size) = size.and_then(|size| usize::try_from(size).ok()) else {
                 return Err(self.error(range, BackendCause::OutOfRange { size: self.size }));
             };
-            let start = range.start;
+            let start = self.first.saturating_add(range.start);
             if let Some(bytes) = read_cached(&self.file, start, size) {
                 return Ok(bytes);
             }

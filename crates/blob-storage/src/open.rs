@@ -1,12 +1,12 @@
 //! From a configuration to a backend that can be relied on: its routes in order, its tries, its deadlines. The one place that knows which
 //! kinds of backends there are, for the daemon and the tools alike. Asks nothing on the network.
 
-use crate::config::{self, Mirror, Proxy, Remote};
+use crate::config::{self, Mirror, Origin, Proxy, Remote};
 use crate::registry::cause;
 use crate::route::{Care, Ping, Route, RouteKind, Routes};
 use crate::{
-    Backend, BackendCause, Bucket, Counted, Hedge, Hedging, Patience, Patient, Registries, Registry, Room,
-    Roomy, SetupError, Throttle, Wrapped,
+    Backend, BackendCause, Bucket, Counted, Hedge, Hedging, LocalDisk, Patience, Patient, Registries,
+    Registry, Room, Roomy, SetupError, Throttle, Wrapped,
 };
 use futures_util::future::BoxFuture;
 use oci_registry::client;
@@ -23,10 +23,14 @@ const ROOM: u64 = 64 << 20;
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages name the fields")]
 pub enum OpenError {
-    #[error("backend {kind} is not supported by this version yet, only localfs and registry")]
+    #[error(
+        "backend {kind} is not supported by this version yet, only localfs, localdisk, registry and http-proxy"
+    )]
     Unsupported { kind: &'static str },
     #[error("the registry cannot be used")]
     Registry { source: Box<SetupError> },
+    #[error("the HTTP server cannot be used")]
+    Http { source: Box<SetupError> },
     #[error("proxy {proxy} cannot be used")]
     Proxy { proxy: String, source: Box<SetupError> },
     #[error("mirror {mirror} cannot be used")]
@@ -47,7 +51,13 @@ pub struct OpenOptions {
 pub fn open_backend(config: &config::Backend, options: &OpenOptions) -> Result<Arc<dyn Backend>, OpenError> {
     match config {
         config::Backend::LocalFs(local) => Ok(Arc::new(Counted::new(local.clone(), &local.endpoint()))),
+        config::Backend::LocalDisk(disk) => {
+            let disk = LocalDisk::new(disk);
+            let name = disk.endpoint();
+            Ok(Arc::new(Counted::new(disk, &name)))
+        }
         config::Backend::Registry(registry) => open_registry(registry, options),
+        config::Backend::HttpProxy(server) => open_http(server, options),
         other => Err(OpenError::Unsupported { kind: other.kind().name() }),
     }
 }
@@ -75,6 +85,37 @@ fn open_registry(config: &config::Registry, options: &OpenOptions) -> Result<Arc
     Ok(on_network(Routes::new(before, last, remote.timeout), remote, &name, options))
 }
 
+/// An HTTP server by its proxy, then directly.
+fn open_http(config: &config::HttpProxy, options: &OpenOptions) -> Result<Arc<dyn Backend>, OpenError> {
+    let remote = &config.remote;
+    let server = Registry::plain(config, &options.registries, None);
+    let server = server.map_err(|source| OpenError::Http { source: Box::new(source) })?;
+    let name = server.endpoint().to_owned();
+    if !remote.mirrors.is_empty() {
+        tracing::warn!("mirrors have no effect for {name}");
+    }
+    let origin = Route::new(RouteKind::Origin, &name, Arc::new(server), Care::default());
+    let routes = match http_proxy(config, options)? {
+        Some(proxy) if !remote.proxy.fallback => Routes::new(Vec::new(), proxy, remote.timeout),
+        proxy => Routes::new(proxy.into_iter().collect(), origin, remote.timeout),
+    };
+    Ok(on_network(routes, remote, &name, options))
+}
+
+/// The way through the proxy of an HTTP server, if there is one.
+fn http_proxy(config: &config::HttpProxy, options: &OpenOptions) -> Result<Option<Route>, OpenError> {
+    let remote = &config.remote;
+    let Some(url) = proxy_url(remote) else { return Ok(None) };
+    if let Origin::Socket(socket) = &config.origin {
+        tracing::warn!("proxy.url {url} has no effect for the Unix socket {}", socket.display());
+        return Ok(None);
+    }
+    let wrong = |source| OpenError::Proxy { proxy: url.to_string(), source: Box::new(source) };
+    let through = Registry::plain(config, &options.registries, Some((url, remote.proxy.use_http)));
+    let (through, care) = (through.map_err(wrong)?, care(remote).map_err(wrong)?);
+    Ok(Some(Route::new(RouteKind::Proxy, &url.to_string(), Arc::new(through), care)))
+}
+
 /// `routes` with all that a backend on the network needs around it. A pause for the sake of bandwidth is not part of the time that a read has.
 fn on_network(routes: Routes, remote: &Remote, name: &str, options: &OpenOptions) -> Arc<dyn Backend> {
     let room = Room::new(ROOM);
@@ -92,22 +133,33 @@ fn on_network(routes: Routes, remote: &Remote, name: &str, options: &OpenOptions
 
 /// The way through the proxy of `config`, if there is one.
 fn proxy(config: &config::Registry, options: &OpenOptions) -> Result<Option<Route>, OpenError> {
-    let Proxy { url, ping_url, check_interval, check_pause_elapsed, use_http, .. } = &config.remote.proxy;
-    if let Some(scheduler) = &config.remote.proxy.dragonfly_scheduler_endpoint {
+    let Some(url) = proxy_url(&config.remote) else { return Ok(None) };
+    let wrong = |source| OpenError::Proxy { proxy: url.to_string(), source: Box::new(source) };
+    let use_http = config.remote.proxy.use_http;
+    let registry = Registry::through(config, &options.registries, url, use_http).map_err(wrong)?;
+    let care = care(&config.remote).map_err(wrong)?;
+    Ok(Some(Route::new(RouteKind::Proxy, &url.to_string(), Arc::new(registry), care)))
+}
+
+/// Where the proxy of `remote` is. Says which other kind of proxy has no effect.
+fn proxy_url(remote: &Remote) -> Option<&config::Url> {
+    if let Some(scheduler) = &remote.proxy.dragonfly_scheduler_endpoint {
         tracing::warn!(
             "proxy.dragonfly_scheduler_endpoint {scheduler} has no effect: peers are asked at proxy.url"
         );
     }
-    let Some(url) = url else { return Ok(None) };
-    let wrong = |source| OpenError::Proxy { proxy: url.to_string(), source: Box::new(source) };
-    let registry = Registry::through(config, &options.registries, url, *use_http).map_err(wrong)?;
-    let care = Care {
+    remote.proxy.url.as_ref()
+}
+
+/// How the proxy of `remote` is looked after.
+fn care(remote: &Remote) -> Result<Care, SetupError> {
+    let Proxy { ping_url, check_interval, check_pause_elapsed, .. } = &remote.proxy;
+    Ok(Care {
         check_interval: *check_interval,
         check_pause_elapsed: *check_pause_elapsed,
-        ping: ping(ping_url.as_ref(), &config.remote).map_err(wrong)?,
+        ping: ping(ping_url.as_ref(), remote)?,
         ..Care::default()
-    };
-    Ok(Some(Route::new(RouteKind::Proxy, &url.to_string(), Arc::new(registry), care)))
+    })
 }
 
 /// The way to `mirror`.

@@ -1,7 +1,7 @@
 //! Blobs of a repository of an OCI registry. Asks nothing before the first read, so a registry that is away keeps nobody from mounting;
 //! knows nothing of HTTP but what errors say.
 
-use crate::config::{self, Scheme, Url};
+use crate::config::{self, Origin, Remote, Scheme, Url};
 use crate::{Backend, BackendCause, BackendError, BlobReader, Priority, Status};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -41,6 +41,8 @@ impl Registries {
 pub struct Registry {
     client: Arc<Client>,
     endpoint: Arc<str>,
+    /// Stands before the id in names of blobs.
+    prefix: &'static str,
 }
 
 impl Registry {
@@ -81,7 +83,37 @@ impl Registry {
     }
 
     fn with(options: ClientOptions, registries: &Registries, endpoint: &str) -> Result<Self, SetupError> {
-        Ok(Self { client: registries.client(options)?, endpoint: endpoint.into() })
+        Ok(Self { client: registries.client(options)?, endpoint: endpoint.into(), prefix: "sha256:" })
+    }
+
+    /// A server that is no registry: it has each blob under its plain id, by the same rules of ranges, redirects and errors. `via` is a
+    /// forward proxy and whether places with TLS are named to it by `http`; a server at a Unix socket has none.
+    pub fn plain(
+        config: &config::HttpProxy,
+        registries: &Registries,
+        via: Option<(&Url, bool)>,
+    ) -> Result<Self, SetupError> {
+        let mut options = of_remote(&config.remote);
+        let mut endpoint = match &config.origin {
+            Origin::Socket(socket) => format!("http-proxy {}", socket.display()),
+            Origin::Url(url) => format!("http-proxy {url}"),
+        };
+        match &config.origin {
+            Origin::Socket(socket) => {
+                (options.host, options.socket) = ("localhost".to_owned(), Some(socket.clone()));
+                options.path = Some(config.path.clone());
+            }
+            Origin::Url(url) => {
+                let (host, before) = url.authority().split_once('/').unwrap_or((url.authority(), ""));
+                (options.https, options.host) = (url.is_https(), host.to_owned());
+                options.path = Some(format!("{before}/{}", config.path.trim_start_matches('/')));
+            }
+        }
+        if let Some((proxy, use_http)) = via {
+            options.via = Some(Via { url: Secret::new(proxy.expose()), use_http });
+            endpoint = format!("{endpoint} through {proxy}");
+        }
+        Ok(Self { prefix: "", ..Self::with(options, registries, &endpoint)? })
     }
 
     /// What errors call it.
@@ -123,11 +155,18 @@ fn options(config: &config::Registry) -> ClientOptions {
         token: config.registry_token.clone(),
         redirected_scheme: config.blob_url_scheme.map(scheme),
         redirected_host: config.blob_redirected_host.as_ref().map(ToString::to_string),
-        skip_verify: config.remote.skip_verify,
-        ca_cert_files: config.remote.ca_cert_files.clone(),
-        client_cert: config.remote.client_cert.clone().map(|cert| (cert.cert_file, cert.key_file)),
-        timeout: config.remote.timeout,
-        connect_timeout: config.remote.connect_timeout,
+        ..of_remote(&config.remote)
+    }
+}
+
+/// What all servers on the network have.
+fn of_remote(remote: &Remote) -> ClientOptions {
+    ClientOptions {
+        skip_verify: remote.skip_verify,
+        ca_cert_files: remote.ca_cert_files.clone(),
+        client_cert: remote.client_cert.clone().map(|cert| (cert.cert_file, cert.key_file)),
+        timeout: remote.timeout,
+        connect_timeout: remote.connect_timeout,
         user_agent: concat!("nydusd/", env!("CARGO_PKG_VERSION")).to_owned(),
         ..ClientOptions::default()
     }
@@ -138,7 +177,7 @@ impl Backend for Registry {
         Ok(Arc::new(RegistryBlob {
             client: Arc::clone(&self.client),
             endpoint: Arc::clone(&self.endpoint),
-            digest: format!("sha256:{id}"),
+            digest: format!("{}{id}", self.prefix),
             blob: id.as_str().into(),
             size: OnceLock::new(),
         }))

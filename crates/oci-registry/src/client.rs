@@ -61,6 +61,10 @@ pub struct ClientOptions {
     pub host: String,
     /// Repository, as `library/debian`.
     pub repo: String,
+    /// Where blobs are on a host that is no registry: below this path, by their plain names. Then `repo` means nothing.
+    pub path: Option<String>,
+    /// Unix socket at which the host is asked, whatever its name.
+    pub socket: Option<PathBuf>,
     /// Used before all that this machine has.
     pub login: Option<Login>,
     /// Bearer token to begin with.
@@ -108,6 +112,7 @@ impl ClientOptions {
             watch_silence: self.timeout.is_none(),
             user_agent: self.user_agent.clone(),
             via: self.via.clone(),
+            socket: self.socket.clone(),
         })
     }
 }
@@ -482,11 +487,11 @@ fn headers(fields: &[(String, Secret)]) -> Result<HeaderMap, SetupError> {
     Ok(found)
 }
 
-/// `https://host/v2/<repo>/blobs/`.
+/// `https://host/v2/<repo>/blobs/`, or `https://host/<path>/`.
 fn base(options: &ClientOptions) -> Result<Url, SetupError> {
     let usable = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let name = |part: &str| !part.is_empty() && !part.starts_with('.') && part.chars().all(usable);
-    if !options.repo.split('/').all(name) {
+    if options.path.is_none() && !options.repo.split('/').all(name) {
         return Err(SetupError::Repo { repo: options.repo.clone() });
     }
     let wrong = || SetupError::Host { host: options.host.rsplit('@').next().unwrap_or_default().to_owned() };
@@ -494,8 +499,13 @@ fn base(options: &ClientOptions) -> Result<Url, SetupError> {
         return Err(wrong());
     }
     let scheme = if options.https { "https" } else { "http" };
-    let url = Url::parse(&format!("{scheme}://{}/v2/{}/blobs/", options.host, options.repo));
-    url.ok().ok_or_else(wrong)
+    let mut url = Url::parse(&format!("{scheme}://{}", options.host)).ok().ok_or_else(wrong)?;
+    match &options.path {
+        None => url.set_path(&format!("v2/{}/blobs/", options.repo)),
+        Some(path) if path.trim_matches('/').is_empty() => url.set_path("/"),
+        Some(path) => url.set_path(&format!("{}/", path.trim_matches('/'))),
+    }
+    Ok(url)
 }
 
 /// Where the registry at `base` has the blob.
@@ -570,6 +580,15 @@ mod tests {
         for repo in ["", "/", "a//b", "../x", "a/..", "a/./b", "a?b", "a#b", "a b", "a%2fb"] {
             let refused = base(&options("h", repo));
             assert!(matches!(refused, Err(SetupError::Repo { .. })), "{repo}: {refused:?}");
+        }
+        for (path, expected) in [
+            ("", "http://h/"),
+            ("/", "http://h/"),
+            ("/a b?c/", "http://h/a%20b%3Fc/"),
+            ("x/../y", "http://h/y/"),
+        ] {
+            let elsewhere = ClientOptions { path: Some(path.into()), ..options("h", "") };
+            assert_eq!(base(&elsewhere).unwrap().as_str(), expected);
         }
         let client = Client::new(&options("[::1]:5000", "a/b-c_d.e")).unwrap();
         let url_of = |digest| url(client.base(), digest);

@@ -90,12 +90,12 @@ fn what_this_version_cannot_do_is_refused_by_name() {
     let (mut place, _) = Place::new(b"content");
     let rest = r#""cache": {"type": "blobcache", "filecache": {"work_dir": "/tmp"}}"#;
     let oss = format!(
-        r#"{{"version": 2, "backend": {{"type": "http-proxy", "http-proxy": {{"addr": "http://h"}}}}, {rest}}}"#
+        r#"{{"version": 2, "backend": {{"type": "oss", "oss": {{"endpoint": "e", "bucket_name": "b"}}}}, {rest}}}"#
     );
     place.options.config = parse(&oss);
     assert_eq!(
         place.refused(),
-        "backend http-proxy is not supported by this version yet, only localfs and registry"
+        "backend oss is not supported by this version yet, only localfs, localdisk, registry and http-proxy"
     );
     let fscache = r#"{"version": 2, "backend": {"type": "localfs", "localfs": {"dir": "/"}}, "cache": {"type": "fscache", "fscache": {"work_dir": "/tmp"}}}"#;
     place.options.config = parse(fscache);

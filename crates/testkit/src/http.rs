@@ -5,6 +5,8 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -117,6 +119,7 @@ type Answer = dyn Fn(&Request) -> Reply + Send + Sync;
 /// A server that notes what it is asked. Ends with the value.
 pub struct Server {
     address: SocketAddr,
+    answer: Arc<Answer>,
     requests: Arc<Mutex<Vec<Request>>>,
     down: Arc<AtomicBool>,
 }
@@ -132,9 +135,10 @@ impl Server {
     pub fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("an address");
-        let server = Self { address, requests: Arc::default(), down: Arc::default() };
-        let (requests, down) = (Arc::clone(&server.requests), Arc::clone(&server.down));
         let answer: Arc<Answer> = Arc::new(answer);
+        let server = Self { address, answer, requests: Arc::default(), down: Arc::default() };
+        let (requests, down) = (Arc::clone(&server.requests), Arc::clone(&server.down));
+        let answer = Arc::clone(&server.answer);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 if down.load(Ordering::Acquire) {
@@ -145,6 +149,18 @@ impl Server {
             }
         });
         server
+    }
+
+    /// Answers at a Unix socket as well, from now on and for good.
+    pub fn listen_at(&self, socket: &Path) {
+        let listener = UnixListener::bind(socket).expect("a socket");
+        let (answer, requests) = (Arc::clone(&self.answer), Arc::clone(&self.requests));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (answer, requests) = (Arc::clone(&answer), Arc::clone(&requests));
+                std::thread::spawn(move || serve(stream, &*answer, &requests));
+            }
+        });
     }
 
     /// Host and port.
@@ -180,8 +196,26 @@ impl Drop for Server {
     }
 }
 
+/// A connection of any kind.
+trait Connection: Read + Write {
+    /// No read takes longer than [`HANG`].
+    fn limit(&self) -> Option<()>;
+}
+
+impl Connection for TcpStream {
+    fn limit(&self) -> Option<()> {
+        self.set_read_timeout(Some(HANG)).ok()
+    }
+}
+
+impl Connection for UnixStream {
+    fn limit(&self) -> Option<()> {
+        self.set_read_timeout(Some(HANG)).ok()
+    }
+}
+
 /// Reads one request and answers it. Who has gone away reads nothing, which is no error here.
-fn serve(mut stream: TcpStream, answer: &Answer, requests: &Mutex<Vec<Request>>) -> Option<()> {
+fn serve(mut stream: impl Connection, answer: &Answer, requests: &Mutex<Vec<Request>>) -> Option<()> {
     let request = read_head(&mut stream)?;
     requests.lock().push(request.clone());
     let reply = answer(&request);
@@ -209,14 +243,14 @@ fn serve(mut stream: TcpStream, answer: &Answer, requests: &Mutex<Vec<Request>>)
 }
 
 /// Waits until the other side goes away.
-fn hang(stream: &mut TcpStream) -> Option<()> {
-    stream.set_read_timeout(Some(HANG)).ok()?;
+fn hang(stream: &mut impl Connection) -> Option<()> {
+    stream.limit()?;
     while stream.read(&mut [0; 64]).ok()? > 0 {}
     Some(())
 }
 
 /// The head of a request, but for its last byte.
-fn read_head(stream: &mut TcpStream) -> Option<Request> {
+fn read_head(stream: &mut impl Connection) -> Option<Request> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r") && head.len() < MAX_HEAD {

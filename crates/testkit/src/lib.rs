@@ -6,6 +6,7 @@ pub mod http;
 pub mod image;
 pub mod peer;
 pub mod reader;
+pub mod suite;
 pub mod tree;
 
 /// The whole specification of a file read: a slice, clamped at both ends.

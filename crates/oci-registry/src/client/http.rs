@@ -30,6 +30,8 @@ pub struct Transport {
     pub headers: Vec<(String, Secret)>,
     /// Forward proxy.
     pub via: Option<Via>,
+    /// Unix socket at which every host is asked.
+    pub socket: Option<PathBuf>,
 }
 
 impl Transport {
@@ -46,6 +48,9 @@ impl Transport {
             .pool_max_idle_per_host(IDLE.1);
         if let Some(via) = &self.via {
             http = http.proxy(via.proxy()?);
+        }
+        if let Some(socket) = &self.socket {
+            http = http.unix_socket(socket.as_path());
         }
         if !self.user_agent.is_empty() {
             http = http.user_agent(&self.user_agent);
