@@ -4,6 +4,7 @@ use blob_storage::BackendError;
 use rafs_codec::CodecError;
 use rafs_format::FormatError;
 use rafs_merkle::DigestMismatch;
+use rafs_merkle::external::ChunkMismatch;
 use std::path::PathBuf;
 
 /// Why a chunk, or the cache itself, could not be had. Names the blob and the chunk.
@@ -31,6 +32,13 @@ pub enum CacheError {
         chunk: u32,
         #[source]
         source: DigestMismatch,
+    },
+    #[error("verifying chunk {chunk} of external blob {blob}")]
+    External {
+        blob: String,
+        chunk: u32,
+        #[source]
+        source: ChunkMismatch,
     },
     #[error("place of chunk {chunk} of blob {blob}")]
     Bounds {
@@ -64,6 +72,4 @@ pub enum CacheError {
         "tar {blob} cannot be verified: its id is no SHA-256, and the image, made by an older tool, notes none"
     )]
     NoTarDigest { blob: String },
-    #[error("blob {blob}: reading the data of {kind} blobs is not supported by this version yet")]
-    Unsupported { blob: String, kind: &'static str },
 }

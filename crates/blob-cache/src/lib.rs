@@ -28,6 +28,7 @@ use rafs_codec::{CodecError, Decoder, UnitCodec, UnitError};
 use rafs_format::blob_units::{Unit, UnitTable};
 use rafs_format::{Blob, BlobFeatures, Chunk, FormatError};
 use rafs_merkle::VerifiedChunk;
+use rafs_merkle::external::ChunkMismatch;
 use ready::ReadyMap;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -532,10 +533,10 @@ impl BlobCache {
     }
 
     fn verify(&self, chunk: &Chunk, plain: Vec<u8>) -> Result<VerifiedChunk, CacheError> {
-        VerifiedChunk::verify(plain, self.blob.digester, chunk.digest).map_err(|source| CacheError::Digest {
-            blob: self.blob.id.to_string(),
-            chunk: chunk.index,
-            source,
+        let (blob, index) = (|| self.blob.id.to_string(), chunk.index);
+        VerifiedChunk::verify_chunk(plain, &self.blob, chunk).map_err(|error| match error {
+            ChunkMismatch::Digest(source) => CacheError::Digest { blob: blob(), chunk: index, source },
+            source => CacheError::External { blob: blob(), chunk: index, source },
         })
     }
 
@@ -569,10 +570,7 @@ fn described(blob: &Blob) -> Result<Blob, CacheError> {
     if blob.is_tar() { tar::in_pieces(blob) } else { Ok(blob.clone()) }
 }
 
-/// How the units of `blob` are decoded. Refuses blobs that this version cannot decode.
+/// How the units of `blob` are decoded. Errors: a cipher or key that cannot be used.
 fn codec(blob: &Blob) -> Result<UnitCodec, CacheError> {
-    if let Some(kind) = blob.special_kind() {
-        return Err(CacheError::Unsupported { blob: blob.id.to_string(), kind });
-    }
     UnitCodec::new(blob).map_err(|source| CacheError::Key { blob: blob.id.to_string(), source })
 }

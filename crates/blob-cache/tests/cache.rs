@@ -400,12 +400,38 @@ async fn places_outside_the_blob_are_errors() {
     assert!(read(&cache, unknown).await.is_err());
 }
 
-#[test]
-fn kinds_that_cannot_be_decoded_are_refused_by_name() {
+/// Chunks of an external blob have checksums instead of digests: fetched and found in the cache they are verified by these, and not read without.
+#[tokio::test]
+async fn external_blobs_are_verified_by_checksums() {
     let mut blob = sample();
     blob.blob.features |= BlobFeatures::EXTERNAL;
-    let error = BlobCache::without_disk(&blob.blob, TestReader::new(blob.bytes.clone())).unwrap_err();
-    assert!(error.to_string().contains("external blobs is not supported"), "{error}");
+    for (chunk, plain) in blob.chunks.iter_mut().zip(&blob.plain) {
+        chunk.digest = rafs_format::Digest([0; 32]);
+        chunk.flags |= rafs_format::ChunkFlags::HAS_CRC;
+        chunk.crc32 = rafs_merkle::crc32c(plain);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let open = || {
+        let reader = TestReader::new(blob.bytes.clone());
+        let cache = BlobCache::open(dir.path(), &blob.blob, reader.clone(), CacheOptions::default());
+        (Arc::new(cache.unwrap()), reader)
+    };
+    let (cache, _) = open();
+    assert_all_right(&cache, &blob).await;
+    drop(cache);
+    let (cache, reader) = open();
+    reader.set(Mood::Failing);
+    assert_all_right(&cache, &blob).await;
+    let cache = Arc::new(BlobCache::without_disk(&blob.blob, TestReader::new(blob.bytes.clone())).unwrap());
+    let mut wrong = whole(&blob, 0);
+    wrong.chunk.crc32 ^= 1;
+    let error = cache.fetch(&wrong.chunk).await.unwrap_err();
+    assert!(matches!(*error, CacheError::External { .. }), "{error}");
+    let mut nothing = whole(&blob, 1);
+    nothing.chunk.flags -= rafs_format::ChunkFlags::HAS_CRC;
+    let error = cache.fetch(&nothing.chunk).await.unwrap_err();
+    let source = std::error::Error::source(&*error).unwrap().to_string();
+    assert!(source.contains("neither a digest nor a checksum"), "{source}");
 }
 
 #[test]

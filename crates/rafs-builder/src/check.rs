@@ -184,7 +184,7 @@ fn inode_digest(
     Ok(rafs_merkle::digest(bootstrap.superblock().digester, &content))
 }
 
-/// The same, and the full digest of the tree; `None` for a tarfs, which has none.
+/// The same, and the full digest of the tree; `None` for a tarfs, and for an image with external blobs, which have none.
 pub fn structure_and_digest(image: &Image) -> Result<(Summary, Option<Digest>), CheckError> {
     // Digests of its own are checked in a walk of their own; all else is in the other one, too.
     if image.bootstrap().superblock().version == Version::V5 {
@@ -195,7 +195,9 @@ pub fn structure_and_digest(image: &Image) -> Result<(Summary, Option<Digest>), 
         Err(DigestError::Format(source)) => {
             Err(CheckError::Structure { path: image.path().to_path_buf(), source })
         }
-        Err(DigestError::Tarfs | DigestError::NotFound { .. }) => Ok((structure(image)?, None)),
+        Err(DigestError::Tarfs | DigestError::External | DigestError::NotFound { .. }) => {
+            Ok((structure(image)?, None))
+        }
     }
 }
 
@@ -399,11 +401,6 @@ pub fn json(
 /// and every chunk. `threads` is at least 1. Problems are part of the result; an error means that nothing can be said:
 /// a kind of blob that this version cannot read.
 pub fn data(image: &Image, source: &BlobSource, threads: usize) -> Result<DataReport, CheckError> {
-    for blob in image.blobs() {
-        if let Some(kind) = blob.special_kind() {
-            return Err(BlobError::Unsupported { id: blob.id.clone(), kind }.into());
-        }
-    }
     let found = Mutex::new(Found::default());
     let by_blob = chunks_by_blob(image.bootstrap())?;
     let mut report = DataReport::default();
@@ -730,9 +727,10 @@ fn check_entry(
 fn check_id(one: &OneBlob<'_>, size: u64, found: &Mutex<Found>) {
     let id = one.blob.id.as_str();
     let is_digest = id.len() == 64 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    // A tar was hashed when it was opened. Some builders made the id of a blob with a table of contents before all of it was written.
+    // A tar was hashed when it was opened. Some builders made the id of a blob with a table of contents before all of it was written. The id of an
+    // external blob is what others call it.
     let unsaid = one.blob.features.contains(BlobFeatures::HAS_TOC) && !one.blob.is_separate();
-    if !is_digest || unsaid || one.blob.is_tar() {
+    if !is_digest || unsaid || one.blob.is_tar() || one.blob.is_external() {
         return;
     }
     match hash(0..size, &mut |range| one.open.file.read(range)) {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use rafs_codec::{CodecError, Decoder, Encoder, UnitCodec, UnitError, sections};
 use rafs_format::blob_units::{Unit, UnitTable};
 use rafs_format::{Blob, BlobId, Chunk, Compressor, FormatError};
+use rafs_merkle::external::ChunkMismatch;
 use rafs_merkle::pieces::Pieces;
 use rafs_merkle::{DigestMismatch, VerifiedChunk};
 use std::ops::Range;
@@ -25,8 +26,6 @@ const GAP: u64 = 64 << 10;
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages name the fields")]
 pub enum BlobError {
-    #[error("blob {id}: reading the data of {kind} blobs is not supported by this version yet")]
-    Unsupported { id: BlobId, kind: &'static str },
     #[error("cannot open blob {id}")]
     Open { id: BlobId, source: BackendError },
     #[error("blob {id} cannot be decrypted")]
@@ -65,6 +64,8 @@ pub enum ChunkError {
     Decode { source: CodecError },
     #[error("its content is wrong")]
     Digest { source: DigestMismatch },
+    #[error("its content cannot be trusted")]
+    External { source: ChunkMismatch },
     #[error("CRC-32C is {found:#010x}, the image names {expected:#010x}")]
     Crc { expected: u32, found: u32 },
 }
@@ -106,9 +107,6 @@ impl OpenBlob {
 /// the digest of all of it says what its chunks should be.
 pub fn open(image: &Image, blob: &Blob, source: &BlobSource) -> Result<OpenBlob, BlobError> {
     let id = || blob.id.clone();
-    if let Some(kind) = blob.special_kind() {
-        return Err(BlobError::Unsupported { id: id(), kind });
-    }
     let codec =
         UnitCodec::new(&source.unlocked(blob)).map_err(|source| BlobError::Key { id: id(), source })?;
     let file = source.open(&blob.id).map_err(|source| BlobError::Open { id: id(), source })?;
@@ -284,13 +282,16 @@ impl ChunkReader {
         let from = unit.start as usize;
         let end = from.saturating_add(chunk.uncompressed_size as usize).min(plain.len());
         let verified = if from == 0 && end == plain.len() && open.table.is_none() {
-            VerifiedChunk::verify(plain.into(), blob.digester, chunk.digest)
+            VerifiedChunk::verify_chunk(plain.into(), blob, chunk)
         } else {
             let part = plain.slice(from.min(end)..end).to_vec();
             self.batch = Some((blob.id.clone(), start, plain));
-            VerifiedChunk::verify(part, blob.digester, chunk.digest)
+            VerifiedChunk::verify_chunk(part, blob, chunk)
         };
-        verified.map_err(|source| ChunkError::Digest { source })
+        verified.map_err(|error| match error {
+            ChunkMismatch::Digest(source) => ChunkError::Digest { source },
+            source => ChunkError::External { source },
+        })
     }
 }
 

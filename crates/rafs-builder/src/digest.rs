@@ -27,6 +27,8 @@ pub enum DigestError {
     Format(#[from] FormatError),
     #[error("a tarfs has no tree digest: its chunks have no digests")]
     Tarfs,
+    #[error("an image with external blobs has no tree digest: their chunks have no digests")]
+    External,
     #[error("{name:?} is not in the image")]
     NotFound { name: String },
 }
@@ -339,6 +341,9 @@ impl<'a, B: AsRef<[u8]>> Nodes<'a, B> {
     fn new(bootstrap: &'a Bootstrap<B>, scope: Scope) -> Result<Self, DigestError> {
         if bootstrap.superblock().flags.contains(SuperFlags::TARFS) {
             return Err(DigestError::Tarfs);
+        }
+        if bootstrap.blobs().iter().any(Blob::is_external) {
+            return Err(DigestError::External);
         }
         let (chunks, hasher) = (Chunks::read(bootstrap, DENSE)?, NodeHasher::new(scope));
         let has_table = bootstrap.superblock().chunk_table_records > 0;

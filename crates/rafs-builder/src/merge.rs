@@ -40,6 +40,8 @@ pub enum MergeError {
     Layer { path: PathBuf, source: FormatError },
     #[error("{} is a tarfs: such layers are merged by themselves, without a parent image and a chunk dictionary", path.display())]
     Tarfs { path: PathBuf },
+    #[error("{} has external blobs: such images cannot be merged, since nothing tells their chunks apart", path.display())]
+    External { path: PathBuf },
     #[error("{}: {what} is {found}, but {expected} in {}: all layers must be built alike", path.display(), other.display())]
     Differs { path: PathBuf, what: &'static str, found: String, other: PathBuf, expected: String },
     #[error("{} has {count} data blobs of its own, but a layer has one at most: a merged image can only be the --parent-bootstrap", path.display())]
@@ -302,6 +304,9 @@ impl Merged {
         let tarfs = image.bootstrap().is_tarfs();
         if tarfs && self.is_layered {
             return Err(MergeError::Tarfs { path: path.to_path_buf() });
+        }
+        if image.blobs().iter().any(Blob::is_external) {
+            return Err(MergeError::External { path: path.to_path_buf() });
         }
         let explicit_ids = superblock.flags.contains(SuperFlags::EXPLICIT_IDS);
         let chunk_size = superblock.chunk_size;

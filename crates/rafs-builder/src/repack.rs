@@ -148,9 +148,9 @@ pub(crate) fn kept_kind(blob: &Blob) -> Option<&'static str> {
         (BlobFeatures::ZRAN, "unmodified"),
         (BlobFeatures::SEPARATE, "unmodified"),
         (BlobFeatures::ENCRYPTED, "encrypted"),
+        (BlobFeatures::EXTERNAL, "external"),
     ];
-    let kind = kinds.into_iter().find(|(bit, _)| blob.features.contains(*bit)).map(|(_, kind)| kind);
-    kind.or(blob.special_kind())
+    kinds.into_iter().find(|(bit, _)| blob.features.contains(*bit)).map(|(_, kind)| kind)
 }
 
 impl Loaded {

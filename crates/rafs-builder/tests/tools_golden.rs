@@ -184,27 +184,6 @@ fn a_directory_with_files_is_refused_and_an_empty_one_taken() {
     assert!(out.path().join("x/file").exists());
 }
 
-#[test]
-fn kinds_that_come_later_are_refused_clearly() {
-    let Some(golden) = golden() else { return };
-    let blobs = all_blobs(&golden);
-    let out = tempfile::tempdir().unwrap();
-    let mut bytes = std::fs::read(bootstrap(&golden, "v6-dir-zstd")).unwrap();
-    // The blob is external: bit 11 of the features, which stand at 84 of its entry, which starts with its id (as the device slot before it does).
-    let id = open(&golden, "v6-dir-zstd").blobs()[0].id.to_string();
-    let entry = bytes.windows(id.len()).rposition(|window| window == id.as_bytes());
-    bytes[entry.unwrap() + 85] |= 8;
-    let boot = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(boot.path(), bytes).unwrap();
-    let image = Image::open(boot.path()).unwrap();
-    let said = chain(&check::data(&image, &local(blobs.path()), 1).unwrap_err());
-    assert!(said.contains("external") && said.contains("not supported"), "{said}");
-    let target = Target::Tar(out.path().join("tar"));
-    let refused = unpack::unpack(&image, &local(blobs.path()), &target, 1, &AtomicBool::new(false));
-    assert_eq!(chain(&refused.unwrap_err()), said);
-    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0, "nothing is left behind");
-}
-
 /// The target of a symlink that the reference builder's merge corrupts, whose length is right.
 const CORRUPTED: &str = "/ln/l4032";
 

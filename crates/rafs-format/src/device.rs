@@ -56,6 +56,7 @@ impl Blob {
     pub fn data_end(&self) -> u64 {
         if self.features.intersects(BlobFeatures::SEPARATE | BlobFeatures::TARFS)
             || !self.features.contains(BlobFeatures::CAP_TAR_TOC)
+            || (self.is_external() && self.meta.uncompressed_size == 0)
         {
             return self.compressed_size;
         }
@@ -104,10 +105,9 @@ impl Blob {
         (self.meta_digest != Digest([0; 32])).then(|| BlobId::new(&self.meta_digest.to_string()).ok())?
     }
 
-    /// The name of a kind of blob whose data is not in units of its own, compressed and perhaps encrypted; `None` for all others.
-    pub fn special_kind(&self) -> Option<&'static str> {
-        let kinds = [(BlobFeatures::EXTERNAL, "external")];
-        kinds.into_iter().find(|(bit, _)| self.features.contains(*bit)).map(|(_, kind)| kind)
+    /// Is the blob one that was there before the image, with the data of files as it is at any places, and as a rule without digests?
+    pub fn is_external(&self) -> bool {
+        self.features.contains(BlobFeatures::EXTERNAL)
     }
 
     /// Is the blob a plain tar, whose chunks have no digests?

@@ -1,7 +1,7 @@
 //! Digests, and the only way to obtain verified bytes. No I/O.
 //!
 //! Bytes from outside become [`VerifiedChunk`] by hashing to the digest their bootstrap names, and in no other way; everything that
-//! reaches a reader is made of such bytes.
+//! reaches a reader is made of such bytes. The one exception are chunks of [`external`] blobs, of which images have no digests.
 //!
 //! [`verity`] is the hash tree of a block device.
 //! A blob without chunk digests is hashed as a whole and then verified by [`pieces`].
@@ -9,6 +9,7 @@
 //! [`inode`] makes the digests that a v5 bootstrap states. [`tree`] says by one digest what a whole file system is, and [`proof`] that one path is part of it.
 #![forbid(unsafe_code)]
 
+pub mod external;
 pub mod inode;
 pub mod pieces;
 pub mod proof;
@@ -48,7 +49,7 @@ pub struct DigestMismatch {
 pub struct VerifiedChunk(Bytes);
 
 impl VerifiedChunk {
-    /// Hashes `plain`; nothing else makes bytes verified.
+    /// Hashes `plain`; but for [`external`] blobs nothing else makes bytes verified.
     pub fn verify(plain: Vec<u8>, by: DigestAlgorithm, expected: Digest) -> Result<Self, DigestMismatch> {
         let found = digest(by, &plain);
         if found == expected { Ok(Self(plain.into())) } else { Err(DigestMismatch { expected, found }) }

@@ -273,12 +273,7 @@ fn one_flipped_byte_in_a_bootstrap_never_invents_data() {
     for at in positions {
         let mut damaged = image.clone();
         damaged.bootstrap[at] ^= 1 << (at % 8);
-        let Ok(bootstrap) = rafs_format::Bootstrap::parse(damaged.bootstrap.clone()) else {
-            refused += 1;
-            continue;
-        };
-        let special = bootstrap.blobs().iter().any(|blob| blob.special_kind().is_some());
-        if special {
+        if rafs_format::Bootstrap::parse(damaged.bootstrap.clone()).is_err() {
             refused += 1;
             continue;
         }

@@ -59,17 +59,24 @@ fn add(builder: &mut Builder, image: &Image) -> Result<u64, CreateError> {
 fn check_alike(image: &Image, options: &Options, by_digest: bool) -> Result<(), CreateError> {
     let superblock = image.bootstrap().superblock();
     let kind = |tarfs: bool| if tarfs { "a tarfs" } else { "RAFS" }.to_owned();
+    let blobs = |external: bool| if external { "external" } else { "native" }.to_owned();
     let owners = |kept: bool| if kept { "kept" } else { "left out" }.to_owned();
     let size = |size: u32| format!("{size:#x}");
     let is_set = |flag| superblock.flags.contains(flag);
     let facts = [
         ("the version", superblock.version.name().to_owned(), options.version.name().to_owned()),
         ("the kind", kind(is_set(SuperFlags::TARFS)), kind(false)),
+        ("the kind of its blobs", blobs(image.blobs().iter().any(Blob::is_external)), blobs(false)),
         ("the chunk size", size(superblock.chunk_size), size(options.chunk_size)),
         ("the digester", superblock.digester.name().to_owned(), options.digester.name().to_owned()),
         ("what becomes of owners", owners(is_set(SuperFlags::EXPLICIT_IDS)), owners(true)),
     ];
-    let counts = |what: &str| by_digest || what != "the digester" || options.version == Version::V5;
+    let counts = |what: &str| match what {
+        "the digester" => by_digest || options.version == Version::V5,
+        // Those of a dictionary are left out.
+        "the kind of its blobs" => !by_digest,
+        _ => true,
+    };
     match facts
         .into_iter()
         .chain(coding(image, options))

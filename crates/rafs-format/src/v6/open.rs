@@ -287,6 +287,16 @@ fn check_blob_sizes(blob: &Blob, at: u64) -> Result<(), FormatError> {
         return Ok(());
     }
     let meta = &blob.meta;
+    if blob.is_external() && meta.uncompressed_size == 0 {
+        // Nobody wrote this blob for the image, so nobody put a table into it.
+        return require(
+            meta.compressed_size == 0,
+            "stored size of a chunk table",
+            at + 120,
+            meta.compressed_size,
+            "0",
+        );
+    }
     let stored_ok = meta.compressed_size <= meta.uncompressed_size;
     require(stored_ok, "stored size of a chunk table", at + 120, meta.compressed_size, "at most its size")?;
     let context = BlobFeatures::BATCH | BlobFeatures::ZRAN | BlobFeatures::ENCRYPTED;
