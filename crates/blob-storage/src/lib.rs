@@ -8,6 +8,7 @@
 
 pub mod config;
 mod deadline;
+mod environment;
 mod error;
 mod hedge;
 mod local_disk;

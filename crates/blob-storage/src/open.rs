@@ -33,6 +33,8 @@ pub enum OpenError {
     Http { source: Box<SetupError> },
     #[error("proxy {proxy} cannot be used")]
     Proxy { proxy: String, source: Box<SetupError> },
+    #[error("the value of NYDUS_HEADER_{name} is not UTF-8")]
+    Header { name: String },
     #[error("mirror {mirror} cannot be used")]
     Mirror { mirror: String, source: Box<SetupError> },
 }

@@ -5,7 +5,7 @@
 
 use blob_storage::config::{self, Auth, Backend as BackendConfig, Document, Kind};
 use blob_storage::{
-    Backend, BackendCause, BackendError, BlobReader, Logins, OpenError, OpenOptions, Registries, open_backend,
+    Backend, BackendCause, BackendError, BlobReader, OpenError, OpenOptions, Registries, open_backend,
 };
 use rafs_format::BlobId;
 use std::io::Read;
@@ -63,11 +63,8 @@ fn open(mut backend: BackendConfig) -> Result<Arc<dyn Backend>, ConfigError> {
         let auth = auth.to_str().and_then(|text| Auth::new(text.trim()));
         registry.auth = Some(auth.ok_or(ConfigError::PullAuth)?);
     }
-    let logins = Logins::of_environment(|name| std::env::var_os(name));
-    Ok(open_backend(
-        &backend,
-        &OpenOptions { registries: Registries::new(logins), ..OpenOptions::default() },
-    )?)
+    let registries = Registries::of_environment(std::env::vars_os())?;
+    Ok(open_backend(&backend, &OpenOptions { registries, ..OpenOptions::default() })?)
 }
 
 /// Blobs that are in one backend or, where it does not have them, in another: a directory of blobs that are not uploaded yet, and where the rest is.

@@ -1,8 +1,9 @@
 //! A running daemon: one image, mounted, with the threads that fetch for it.
 
 use crate::image::Image;
-use crate::{DaemonError, Options, environment};
+use crate::{DaemonError, Options};
 use blob_cache::{BlobCache, CacheStats};
+use blob_storage::Registries;
 use rafs_fuse::{Mount, MountOptions, Unmounter};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ impl Daemon {
     /// Errors: the bootstrap is missing or damaged, a blob is missing, the cache directory or the mountpoint cannot be used.
     pub fn start(options: &Options) -> Result<Self, DaemonError> {
         let started = Instant::now();
-        let registries = environment::registries(std::env::vars_os())?;
+        let registries = Registries::of_environment(std::env::vars_os())?;
         let Image { rafs, caches } = Image::open(options, &registries)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let runtime = Builder::new_multi_thread()

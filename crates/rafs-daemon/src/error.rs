@@ -26,8 +26,6 @@ pub enum DaemonError {
     Backend(#[from] OpenError),
     #[error("IMAGE_PULL_AUTH is not base64 of `user:password`")]
     PullAuth,
-    #[error("the value of NYDUS_HEADER_{name} is not UTF-8")]
-    Header { name: String },
     #[error("cannot read key file {}", path.display())]
     KeyFile { path: PathBuf, source: io::Error },
     #[error("{} is no key file: a key is 64 hex digits, or 32 bytes, and its halves differ", path.display())]

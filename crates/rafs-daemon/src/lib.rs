@@ -5,7 +5,6 @@
 
 pub mod config;
 mod daemon;
-mod environment;
 mod error;
 mod image;
 mod keys;
