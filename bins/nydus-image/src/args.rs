@@ -4,11 +4,10 @@ use crate::chunkdict::ChunkdictCommand;
 use crate::create::CreateArgs;
 use crate::export::ExportArgs;
 use crate::merge::MergeArgs;
-use crate::repack::CompactArgs;
+use crate::repack::{CompactArgs, OptimizeArgs};
 use crate::stat::StatArgs;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
-use std::ffi::OsString;
 use std::path::PathBuf;
 use tracing::Level;
 
@@ -35,7 +34,7 @@ fn levels() -> impl TypedValueParser<Value = Level> {
     PossibleValuesParser::new(cli_report::log::LEVELS).try_map(|name| name.parse::<Level>())
 }
 
-/// Subcommands. Those of later versions are known, so that using them is told from a typing error.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Build an image from a layer or a directory.
@@ -56,22 +55,13 @@ pub enum Command {
     Export(ExportArgs),
     /// Write blobs anew that are small or mostly unused.
     Compact(Box<CompactArgs>),
-    /// Collect chunks to prefetch in a blob.
-    #[command(hide = true)]
-    Optimize(Later),
+    /// Copy what is wanted first into one extra blob.
+    Optimize(Box<OptimizeArgs>),
     /// Make chunk dictionaries.
     #[command(subcommand)]
     Chunkdict(ChunkdictCommand),
     /// Show statistics of images, and which chunks they share.
     Stat(StatArgs),
-}
-
-/// Arguments of a subcommand that this version does not have.
-#[derive(Debug, Args)]
-pub struct Later {
-    /// Anything.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    pub rest: Vec<OsString>,
 }
 
 /// Which bootstrap.

@@ -63,7 +63,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Merge(args)) => merge::run(args),
         Some(Command::Export(args)) => export::run(args),
         Some(Command::Compact(args)) => repack::compact(args),
-        Some(Command::Optimize(_)) => later("optimize"),
+        Some(Command::Optimize(args)) => repack::optimize(args),
         Some(Command::Chunkdict(command)) => chunkdict::run(command),
         Some(Command::Stat(args)) => stat::run(args),
         Some(Command::Verify(args)) => trees::verify(args),
@@ -72,9 +72,4 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         None => Ok(writeln!(io::stdout(), "{}", Cli::command().render_usage())?),
     }?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The answer to a subcommand that comes later.
-fn later(name: &str) -> anyhow::Result<()> {
-    anyhow::bail!("{name} is not supported by this version yet")
 }

@@ -1,4 +1,4 @@
-//! `nydus-image compact`: arguments to options, the result as a log line and JSON.
+//! `nydus-image compact` and `optimize`: arguments to options, the result as a log line and JSON.
 
 use crate::args::SourceArgs;
 use crate::create::watch_signals;
@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use rafs_builder::compact::{self, Options};
 use rafs_builder::open::Image;
+use rafs_builder::optimize;
 use rafs_builder::output::{Output, Outputs, Place};
 use rafs_builder::repack::Report;
 use std::io::Write;
@@ -78,6 +79,64 @@ pub fn compact(args: &CompactArgs) -> anyhow::Result<()> {
         tracing::info!("nothing to compact: {} is the same image", report.bootstrap_path.display());
     } else {
         tell("compacted", &report);
+    }
+    finish_result(result, &report, started)
+}
+
+/// Arguments of `optimize`.
+#[derive(Debug, Args)]
+#[command(after_help = OPTIMIZE_HELP)]
+pub struct OptimizeArgs {
+    /// Bootstrap file, or a blob with its bootstrap inside.
+    #[arg(short = 'B', long, value_name = "BOOTSTRAP")]
+    bootstrap: PathBuf,
+    /// Where blobs are.
+    #[command(flatten)]
+    source: SourceArgs,
+    /// List of the files that are wanted first.
+    #[arg(long, value_name = "FILE")]
+    prefetch_files: PathBuf,
+    /// Directory for the extra blob.
+    #[arg(long, value_name = "DIR")]
+    output_blob_dir: PathBuf,
+    /// Write the bootstrap to this file.
+    #[arg(short = 'O', long, value_name = "FILE", default_value = "optimized_bootstrap")]
+    output_bootstrap: PathBuf,
+    /// Accepted, of no effect.
+    #[arg(short = 'b', long, value_name = "FILE", hide = true)]
+    blob: Option<PathBuf>,
+    /// Write the result to this file as JSON.
+    #[arg(short = 'J', long, value_name = "FILE")]
+    output_json: Option<PathBuf>,
+}
+
+const OPTIMIZE_HELP: &str = "The list is one absolute path on each line, or JSON, with which parts of files can be named as well (first byte, length):
+  {\"version\":\"v1\",\"files\":[{\"path\":\"/usr/bin/python3\"},{\"path\":\"/lib/libc.so\",\"ranges\":[[0,4096]]}]}
+Paths that are no regular file of the image are skipped with a warning.
+
+Examples:
+  nydus-image optimize -B image.boot -D blobs --prefetch-files list --output-blob-dir blobs -O optimized.boot";
+
+/// Runs `optimize`.
+pub fn optimize(args: &OptimizeArgs) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let dir = &args.output_blob_dir;
+    ensure!(dir.is_dir(), "--output-blob-dir {} is not a directory", dir.display());
+    let Some(source) = tools::source(None, &args.source)? else {
+        bail!("the blobs are needed: give --blob-dir, --config or --backend-type");
+    };
+    let hints = optimize::read_hints(&args.prefetch_files)?;
+    let image = Image::open(&args.bootstrap)?;
+    let outputs = Outputs::new();
+    watch_signals(&outputs)?;
+    let result = start_result(args.output_json.as_deref(), &outputs)?;
+    let place = Place::File(args.output_bootstrap.clone());
+    let report = optimize::optimize(&image, &hints, &source, place, dir, &outputs)
+        .with_context(|| format!("cannot optimize {}", args.bootstrap.display()))?;
+    if report.new_blobs.is_empty() {
+        tracing::info!("nothing to copy: {} is the same image", report.bootstrap_path.display());
+    } else {
+        tell("optimized", &report);
     }
     finish_result(result, &report, started)
 }

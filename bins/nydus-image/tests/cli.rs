@@ -81,13 +81,6 @@ fn the_version_can_be_found() {
 }
 
 #[test]
-fn subcommands_of_later_versions_say_so() {
-    assert!(fails(&["optimize", "--bootstrap", "x", "y"]).contains("not supported by this version yet"));
-    let help = succeeds(&["--help"]);
-    assert!(help.contains("merge") && !help.contains("optimize"), "{help}");
-}
-
-#[test]
 fn wrong_command_lines_exit_with_2() {
     refused(&["check"]);
     refused(&["check", "a", "-B", "b"]);
@@ -272,6 +265,33 @@ fn compact_writes_an_image_in_any_case() {
     refused(&["compact", "-D", "."]);
     refused(&["compact", "-B", "x", "-D", ".", "--min-used-ratio", "101"]);
     assert!(fails(&["compact", "-B", str(&boot)]).contains("give --blob-dir"));
+}
+
+/// As integrators call it.
+#[test]
+fn optimize_writes_an_image_with_one_more_blob() {
+    let Some(image) = golden("v6-dir-lz4-8k") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (list, json, out) = (dir.path().join("l"), dir.path().join("j"), dir.path().join("out"));
+    let (boot, blobs) = (image.join("image.boot"), image.join("blobs"));
+    std::fs::write(&list, r#"{"version":"v1","files":[{"path":"/hl/a"}]}"#).unwrap();
+    let args = ["optimize", "--log-level", "warn", "--prefetch-files", str(&list), "--bootstrap", str(&boot)];
+    let places =
+        ["--output-blob-dir", str(dir.path()), "--output-bootstrap", str(&out), "--output-json", str(&json)];
+    assert_eq!(succeeds(&[&args[..], &places, &["--blob-dir", str(&blobs)]].concat()), "");
+    let value: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(
+        (value["blobs"].as_array().unwrap().len(), value["blobs"][1].clone()),
+        (2, value["new_blobs"][0].clone())
+    );
+    assert!(succeeds(&["check", str(&out)]).contains("tree digest"));
+    std::fs::write(&list, "/hl/a\nrelative\n/none\n").unwrap();
+    let output = run(&[&args[..], &places, &["--blob-dir", str(&blobs), "-b", "x"]].concat());
+    let said = text(&output.stderr);
+    assert_eq!((output.status.code(), said.matches("skipped").count()), (Some(0), 2), "{said}");
+    assert!(fails(&[&args[..], &places].concat()).contains("give --blob-dir"));
+    refused(&args);
+    assert!(succeeds(&["optimize", "--help"]).contains("one absolute path on each line"));
 }
 
 /// The names that programs read, in the one order that 2.x has.

@@ -7,8 +7,8 @@
 use crate::open::{BlobSource, Image};
 use crate::output::{Outputs, Place};
 use crate::repack::{self, Coding, Loaded, MAX_CHUNKS, Moves, RepackError, Report, Work};
-use rafs_format::{Blob, BlobFeatures, BlobId, Digest};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use rafs_format::{Blob, BlobFeatures, BlobId};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// What is worth changing. Sizes in bytes.
@@ -65,7 +65,12 @@ pub fn compact(
     let work = Work { image, source, outputs, dir };
     let mut moves = Moves::default();
     for group in groups {
-        rewrite(&mut loaded, &lists, &group, &work, &mut moves)?;
+        let coding = group.first().and_then(|blob| loaded.blobs.get(*blob)).map(Coding::of);
+        let positions: Vec<u32> =
+            group.iter().filter_map(|blob| lists.get(*blob)).flatten().copied().collect();
+        if let Some(coding) = coding {
+            loaded.gather(&positions, coding, BlobFeatures::empty(), &work, &mut moves)?;
+        }
     }
     loaded.repoint(&moves);
     loaded.write(None, place, outputs)
@@ -150,33 +155,6 @@ fn candidate(
     tracing::info!("blob {}: {used} of {} bytes are used, {percent}%", blob.id, blob.compressed_size);
     let wasteful = percent < u128::from(options.min_used_ratio);
     Some(Candidate { at, used, chunks: list.len(), wasteful })
-}
-
-/// Writes the used chunks of some blobs into a new one: each once, where several blobs have it.
-fn rewrite(
-    loaded: &mut Loaded,
-    lists: &[Vec<u32>],
-    group: &[usize],
-    work: &Work<'_>,
-    moves: &mut Moves,
-) -> Result<(), RepackError> {
-    let mut first: HashMap<(Digest, u32), u32> = HashMap::new();
-    let (mut positions, mut chunks) = (Vec::new(), Vec::new());
-    for at in group.iter().filter_map(|blob| lists.get(*blob)).flatten() {
-        let Some(chunk) = loaded.tree.chunks.get(*at as usize) else { continue };
-        let known = *first.entry((chunk.digest, chunk.uncompressed_size)).or_insert(*at);
-        if known == *at {
-            positions.push(*at);
-            chunks.push(*chunk);
-        } else {
-            moves.merged.push((*at, known));
-        }
-    }
-    let coding = group.first().and_then(|blob| loaded.blobs.get(*blob)).map(Coding::of);
-    let Some(coding) = coding else { return Ok(()) };
-    let (_, copies) = loaded.write_blob(&chunks, coding, BlobFeatures::empty(), work)?;
-    moves.moved.extend(positions.into_iter().zip(copies));
-    Ok(())
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod inspect;
 pub mod keys;
 pub mod merge;
 pub mod open;
+pub mod optimize;
 pub mod output;
 pub mod repack;
 pub mod stat;

@@ -20,6 +20,7 @@ use rafs_format::{
     SuperFlags, Version,
 };
 use sha2::Digest as _;
+use std::collections::HashMap;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -198,8 +199,34 @@ impl Loaded {
         lists
     }
 
+    /// Copies the chunks at these positions into a new blob, each once, where several blobs have it. Returns the position of the blob.
+    pub fn gather(
+        &mut self,
+        positions: &[u32],
+        coding: Coding,
+        features: BlobFeatures,
+        work: &Work<'_>,
+        moves: &mut Moves,
+    ) -> Result<u32, RepackError> {
+        let mut first: HashMap<(Digest, u32), u32> = HashMap::new();
+        let (mut kept, mut chunks) = (Vec::new(), Vec::new());
+        for at in positions {
+            let Some(chunk) = self.tree.chunks.get(*at as usize) else { continue };
+            let known = *first.entry((chunk.digest, chunk.uncompressed_size)).or_insert(*at);
+            if known == *at {
+                kept.push(*at);
+                chunks.push(*chunk);
+            } else {
+                moves.merged.push((*at, known));
+            }
+        }
+        let (blob, copies) = self.write_blob(&chunks, coding, features, work)?;
+        moves.moved.extend(kept.into_iter().zip(copies));
+        Ok(blob)
+    }
+
     /// Copies `chunks`, one blob after the other and each in order, into a new blob, whose position is returned with the chunks as they lie there.
-    pub fn write_blob(
+    fn write_blob(
         &mut self,
         chunks: &[Chunk],
         coding: Coding,

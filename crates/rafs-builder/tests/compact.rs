@@ -1,4 +1,4 @@
-//! Compacted images are the same trees: of random layers that delete and replace what is below them, with every setting, and of golden images.
+//! Compacted and optimized images are the same trees: of random layers that delete and replace what is below them, with every setting, and of golden images.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests; sizes here are small")]
 
 mod common;
@@ -9,6 +9,7 @@ use rafs_builder::create::{self, Input, Places, create};
 use rafs_builder::digest::{self, Scope};
 use rafs_builder::merge::{self, Source};
 use rafs_builder::open::{BlobSource, Image, LocalFs};
+use rafs_builder::optimize::{Hint, optimize};
 use rafs_builder::output::{Outputs, Place};
 use rafs_builder::repack::{RepackError, Report};
 use rafs_builder::{chain, check, unpack};
@@ -256,4 +257,83 @@ fn golden_images_are_compacted_or_refused() {
         assert!(chain(&error).contains(what), "{name}: {}", chain(&error));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
+}
+
+fn hint(path: &str, ranges: Option<Vec<(u64, u64)>>) -> Hint {
+    Hint { path: path.to_owned(), ranges }
+}
+
+/// The extra blob is the last one, flagged, and holds the chunks of the listed files and nothing else.
+#[test]
+fn optimized_images_are_the_same_trees() {
+    let mut numbers = Numbers(11);
+    for round in 0..12 {
+        let dir = tempfile::tempdir().unwrap();
+        let built = create::Options {
+            chunk_size: 0x1000,
+            toc: round % 2 == 0,
+            batch_size: if round % 3 == 0 { 0x1000 } else { 0 },
+            ..create::Options::default()
+        };
+        let layers = 1 + numbers.below(4);
+        let before = image(dir.path(), &mut numbers, layers, &built);
+        let source = local(dir.path(), None);
+        let hints: Vec<Hint> =
+            (0..3).flat_map(|d| (0..5).map(move |f| hint(&format!("/d{d}/f{f}"), None))).collect();
+        let place = Place::File(dir.path().join("after"));
+        let what = format!("round {round}");
+        let report = optimize(&before, &hints[..7], &source, place, dir.path(), &Outputs::new())
+            .unwrap_or_else(|error| panic!("{what}: {}", chain(&error)));
+        let after = assert_same_image(&before, &report, &source, &what);
+        let last = after.blobs().last().unwrap();
+        assert_eq!(last.id, report.new_blobs[0].id, "{what}");
+        assert!(last.features.contains(BlobFeatures::PREFETCH_SEPARATED), "{what}");
+        assert_eq!(last.meta.uncompressed_size, u64::from(last.chunk_count) * 16, "{what}");
+        // What is listed is in the extra blob, all of it.
+        let position = after.blobs().len() as u32 - 1;
+        for Hint { path, .. } in &hints[..7] {
+            let bootstrap = after.bootstrap();
+            let Ok(inode) = bootstrap.resolve(path.as_bytes()) else { continue };
+            let Some(inode) = inode else { continue };
+            for n in 0..bootstrap.chunk_count(&inode) {
+                assert_eq!(bootstrap.chunk_ref(&inode, n).unwrap().blob, position, "{what}, {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn ranges_take_the_chunks_they_touch() {
+    let dir = tempfile::tempdir().unwrap();
+    let source_dir = dir.path().join("source");
+    std::fs::create_dir(&source_dir).unwrap();
+    let mut noise = Numbers(1);
+    let content: Vec<u8> = (0..0x5000).map(|_| noise.below(256) as u8).collect();
+    std::fs::write(source_dir.join("f"), content).unwrap();
+    std::fs::hard_link(source_dir.join("f"), source_dir.join("g")).unwrap();
+    let built = create::Options { chunk_size: 0x1000, ..create::Options::default() };
+    let places = (Place::File(dir.path().join("boot")), Place::Directory(dir.path().to_path_buf()));
+    create(Input::Directory(source_dir), &built, places, &Outputs::new(), &|_| {}).unwrap();
+    let before = Image::open(&dir.path().join("boot")).unwrap();
+    let source = local(dir.path(), None);
+    let run = |hints: &[Hint]| {
+        let place = Place::File(dir.path().join("after"));
+        let report = optimize(&before, hints, &source, place, dir.path(), &Outputs::new()).unwrap();
+        assert_same_image(&before, &report, &source, "ranges");
+        report.new_blobs.first().map_or(0, |blob| blob.chunks)
+    };
+    assert_eq!(run(&[hint("/f", Some(vec![(0xFFF, 1)]))]), 1);
+    assert_eq!(run(&[hint("/g", Some(vec![(0xFFF, 2)]))]), 2);
+    assert_eq!(run(&[hint("/f", Some(vec![(0x1000, 0x1000), (0x4FFF, u64::MAX)]))]), 2);
+    assert_eq!(run(&[hint("/f", None), hint("/g", None)]), 5);
+    // Nothing is wanted: the bootstrap as it is.
+    let nothing = [
+        hint("/none", None),
+        hint("f", None),
+        hint("/", None),
+        hint("/f", Some(vec![(0, 0)])),
+        hint("/f", Some(vec![])),
+    ];
+    assert_eq!(run(&nothing), 0);
+    assert_eq!(std::fs::read(dir.path().join("after")).unwrap(), std::fs::read(before.path()).unwrap());
 }

@@ -16,7 +16,7 @@ use rafs_builder::data::{self, ChunkReader};
 use rafs_builder::merge::{self, Source};
 use rafs_builder::open::{BlobSource, Image, LocalFs};
 use rafs_builder::output::{Outputs, Place};
-use rafs_builder::{chain, check, compact};
+use rafs_builder::{chain, check, compact, optimize};
 use rafs_format::{Compressor, DigestAlgorithm};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -160,6 +160,16 @@ fn the_kernel_shows_a_merged_image() {
     assert_eq!((report.blobs.len(), report.new_blobs.len()), (1, 1));
     let Some(mounted) = mount_built(dir.path()) else { return };
     assert_same("compacted", &dir_tree(mounted.0.path()), &expected, FromDirectory, true);
+    drop(mounted);
+    // And an extra one with what is wanted first.
+    let image = Image::open(&dir.path().join("boot")).unwrap();
+    let hints: Vec<_> =
+        expected.keys().map(|path| optimize::Hint { path: path.clone(), ranges: None }).take(60).collect();
+    let place = Place::File(dir.path().join("boot"));
+    let report = optimize::optimize(&image, &hints, &source, place, dir.path(), &Outputs::new()).unwrap();
+    assert_eq!((report.blobs.len(), report.new_blobs.len()), (2, 1));
+    let Some(mounted) = mount_built(dir.path()) else { return };
+    assert_same("optimized", &dir_tree(mounted.0.path()), &expected, FromDirectory, true);
 }
 
 /// An image of a mounted image is the same image, but for the order in which data was read and the time of the root.
