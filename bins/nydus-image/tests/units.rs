@@ -235,3 +235,43 @@ fn a_cache_instead_of_a_blob() {
     assert_eq!(names, [".blob.data", ".blob.data.chunk_map", ".blob.meta"]);
     assert!(succeeds(&["check", str(&boot)]).contains("RAFS filesystem metadata is valid"));
 }
+
+/// The command line of nydusify's `pack`, which names a blob and no type: a directory is one. 2.x asks for --external-blob then and fails.
+#[test]
+fn a_directory_is_packed_as_nydusify_asks() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    source(&at("source"));
+    let (boot, blob, json, source) = (at("boot"), at("blob"), at("json"), at("source"));
+    let output = run(&[
+        "create",
+        "--aligned-chunk",
+        "--bootstrap",
+        str(&boot),
+        "--log-level",
+        "warn",
+        "--whiteout-spec",
+        "oci",
+        "--output-json",
+        str(&json),
+        "--blob",
+        str(&blob),
+        "--fs-version",
+        "6",
+        "--compressor",
+        "zstd",
+        "--chunk-size",
+        "0x100000",
+        "--crc",
+        "--disable-check",
+        "--parent-bootstrap",
+        "",
+        str(&source),
+    ]);
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()), "silent");
+    let id = std::fs::read_to_string(&json).unwrap();
+    assert!(blob.exists() && id.contains("\"blobs\"") && id.contains("\"fs_version\": \"6\""), "{id}");
+    let out = at("out");
+    succeeds(&["unpack", "-B", str(&boot), "-b", str(&blob), "--output-dir", str(&out)]);
+    assert!(Command::new("diff").arg("-r").arg(&source).arg(&out).status().unwrap().success());
+}
