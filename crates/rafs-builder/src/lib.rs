@@ -13,7 +13,6 @@ pub mod config;
 pub mod create;
 pub mod data;
 pub mod diff;
-pub mod digest;
 pub mod export;
 pub mod inspect;
 pub mod keys;
@@ -28,3 +27,4 @@ pub mod unpack;
 pub mod verify;
 
 pub use cli_report::chain;
+pub use rafs_merkle::image as digest;

@@ -6,10 +6,11 @@
 //! [`verity`] is the hash tree of a block device.
 //! A blob without chunk digests is hashed as a whole and then verified by [`pieces`].
 //!
-//! [`inode`] makes the digests that a v5 bootstrap states. [`tree`] says by one digest what a whole file system is, and [`proof`] that one path is part of it.
+//! [`inode`] makes the digests that a v5 bootstrap states. [`tree`] says by one digest what a whole file system is, [`image`] computes it of one, and [`proof`] that one path is part of it.
 #![forbid(unsafe_code)]
 
 pub mod external;
+pub mod image;
 pub mod inode;
 pub mod pieces;
 pub mod proof;

@@ -1,9 +1,12 @@
 //! The tree digest of an image: one walk that checks the tree and hashes it on the way.
 //!
-//! What is hashed is `rafs-merkle`'s matter, what a sound tree is `rafs-format`'s; this brings them together. A digest is always that of
+//! What is hashed is the matter of [`crate::tree`], what a sound tree is that of `rafs-format`; this brings them together. A digest is always that of
 //! a checked tree. Time is linear in the bootstrap; memory is the digests of chunks by their numbers (32 bytes for each in most images), the directories open at
 //! the time, and 72 bytes for each inode with several names. Whoever wants the digests of all directories pays 40 bytes for each.
 
+use crate::proof::{Proof, Step, siblings};
+pub use crate::tree::Scope;
+use crate::tree::{Attributes, NodeHasher, PathId, TreeHasher, entry};
 use rafs_format::check::{self, Summary, Visit};
 use rafs_format::inode::decode_rdev;
 use rafs_format::tree::{Entry, NewInode, Tree};
@@ -12,15 +15,11 @@ use rafs_format::{
     Blob, Bootstrap, Chunk, ChunkIndex, ChunkRef, Digest, DigestAlgorithm, FileType, FormatError, Inode, Nid,
     SuperFlags,
 };
-use rafs_merkle::proof::{Proof, Step, siblings};
-pub use rafs_merkle::tree::Scope;
-use rafs_merkle::tree::{Attributes, NodeHasher, PathId, TreeHasher, entry};
 use std::collections::HashMap;
 use std::ops::Range;
 
 /// Why there is no tree digest.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 #[expect(missing_docs, reason = "the messages name the fields")]
 pub enum DigestError {
     #[error(transparent)]
@@ -204,7 +203,7 @@ impl<'a, B: AsRef<[u8]>> Directories<'a, B> {
     }
 
     /// Digest of the `n`-th chunk of a file, and by what it is.
-    pub(crate) fn chunk(&self, file: &Inode, n: u64) -> Result<(DigestAlgorithm, Digest), FormatError> {
+    pub fn chunk(&self, file: &Inode, n: u64) -> Result<(DigestAlgorithm, Digest), FormatError> {
         self.nodes.chunk(file, n)
     }
 
