@@ -2,6 +2,7 @@
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+use rafs_daemon::config::TreeDigest;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use tracing::Level;
@@ -114,6 +115,9 @@ pub struct FuseArgs {
     /// Metadata of the image; needs --config or --localfs-dir.
     #[arg(short = 'B', long, value_name = "FILE", conflicts_with = "shared_dir")]
     pub bootstrap: Option<PathBuf>,
+    /// Mount only the image whose tree has this digest, as `nydus-image` tells it; instead of what the configuration says.
+    #[arg(long, value_name = "HEX", requires = "bootstrap")]
+    pub tree_digest: Option<TreeDigest>,
     /// Directory with the blobs, also the cache; instead of a configuration.
     #[arg(short = 'D', long, value_name = "DIR", conflicts_with = "config")]
     pub localfs_dir: Option<PathBuf>,

@@ -116,10 +116,12 @@ fn options(args: &FuseArgs) -> anyhow::Result<Options> {
     let Some(bootstrap) = args.bootstrap.clone() else {
         bail!("a mount without --bootstrap is not supported by this version yet");
     };
+    let mut config = load(args)?;
+    config.tree_digest = args.tree_digest.or(config.tree_digest);
     Ok(Options {
         bootstrap,
         mountpoint: args.mountpoint.clone().context("--mountpoint is missing")?,
-        config: load(args)?,
+        config,
         threads: args.fuse_threads.map(usize::from),
     })
 }

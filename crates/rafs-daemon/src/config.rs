@@ -10,10 +10,12 @@
 
 mod cache;
 mod prefetch;
+mod tree;
 
 pub use blob_storage::config::{Backend, ConfigError, FieldError, Unknown};
 pub use cache::{Cache, Encryption, EncryptionKey, FileCache, Store};
 pub use prefetch::Prefetch;
+pub use tree::{NotADigest, TreeDigest};
 
 use blob_storage::LocalFs;
 use blob_storage::config::{Document, Leaf, Object, Version};
@@ -40,6 +42,8 @@ pub struct Config {
     pub prefetch: Prefetch,
     /// Files with keys of encrypted blobs whose images do not hold them.
     pub key_files: Vec<PathBuf>,
+    /// The digest that the tree must have; `None` for any.
+    pub tree_digest: Option<TreeDigest>,
     /// Where changes go; `None` for a read-only file system.
     pub overlay: Option<Overlay>,
 }
@@ -154,6 +158,7 @@ pub fn from_local_dir(dir: &Path) -> Config {
         rafs: Rafs::default(),
         prefetch: Prefetch::default(),
         key_files: Vec::new(),
+        tree_digest: None,
         overlay: None,
     }
 }
@@ -167,8 +172,9 @@ impl Config {
         let (rafs, what) = top.object("rafs", Rafs::read_v2)?.unwrap_or_default();
         let prefetch = Prefetch::join(what, workers);
         let key_files = top.list("key_files")?;
+        let tree_digest = top.optional("tree_digest")?;
         let overlay = top.object("overlay", Overlay::read)?;
-        Ok(Self { id, backend, cache, rafs, prefetch, key_files, overlay })
+        Ok(Self { id, backend, cache, rafs, prefetch, key_files, tree_digest, overlay })
     }
 
     fn read_v1(top: &mut Object) -> Result<Self, FieldError> {
@@ -182,7 +188,8 @@ impl Config {
         let rafs = Rafs::read_v1(top)?;
         let prefetch = top.object("fs_prefetch", Prefetch::read_v1)?.unwrap_or_default();
         let key_files = top.list("key_files")?;
-        Ok(Self { id, backend, cache, rafs, prefetch, key_files, overlay: None })
+        let tree_digest = top.optional("tree_digest")?;
+        Ok(Self { id, backend, cache, rafs, prefetch, key_files, tree_digest, overlay: None })
     }
 }
 

@@ -3,8 +3,9 @@
 use blob_cache::CacheError;
 use blob_storage::{BackendError, OpenError};
 use rafs_codec::CodecError;
-use rafs_format::FormatError;
+use rafs_format::{Digest, FormatError};
 use rafs_fuse::FuseError;
+use rafs_merkle::image::DigestError;
 use rafs_vfs::VfsError;
 use std::io;
 use std::path::PathBuf;
@@ -22,6 +23,10 @@ pub enum DaemonError {
     Inside { path: PathBuf, source: CodecError },
     #[error("bootstrap {} is damaged: it is named after its SHA-256, but that is {found}", path.display())]
     Name { path: PathBuf, found: String },
+    #[error("the tree digest of {} is {found}, expected {expected}: this is not the image that was asked for, or it was changed", path.display())]
+    Tree { path: PathBuf, found: Digest, expected: Digest },
+    #[error("{} cannot be compared with the tree digest {expected}", path.display())]
+    NoTree { path: PathBuf, expected: Digest, source: DigestError },
     #[error(transparent)]
     Backend(#[from] OpenError),
     #[error("IMAGE_PULL_AUTH is not base64 of `user:password`")]

@@ -1,6 +1,6 @@
 //! One image put together: the bootstrap read and checked, its blobs found, their caches opened.
 
-use crate::config::{Backend as BackendConfig, Cache, Config, Store};
+use crate::config::{Backend as BackendConfig, Cache, Config, Store, TreeDigest};
 use crate::{DaemonError, Options, keys};
 use blob_cache::{BlobCache, CacheOptions};
 use blob_storage::config::Auth;
@@ -8,6 +8,7 @@ use blob_storage::{Backend, BlobReader, LocalFs, OpenOptions, Registries, open_b
 use bytes::Bytes;
 use rafs_codec::sections;
 use rafs_format::{Blob, BlobFeatures, Bootstrap, DigestAlgorithm};
+use rafs_merkle::image::{self, Scope};
 use rafs_vfs::Rafs;
 use std::fs::File;
 use std::io;
@@ -34,6 +35,9 @@ impl Image {
         refuse_unsupported(&options.config)?;
         let path = options.bootstrap.as_path();
         let bootstrap = read_bootstrap(path)?;
+        if let Some(expected) = options.config.tree_digest {
+            check_tree(path, &bootstrap, expected)?;
+        }
         let backend = backend(&options.config, registries)?;
         let keys = keys::read(&options.config.key_files)?;
         let open =
@@ -89,6 +93,24 @@ fn read_bootstrap(path: &Path) -> Result<Bootstrap<Bytes>, DaemonError> {
         }
     }
     parsed
+}
+
+/// Compares the tree with what it must be: by its full digest, or by that of its content, in which times do not count. Checks the whole tree on the way.
+fn check_tree(
+    path: &Path,
+    bootstrap: &Bootstrap<Bytes>,
+    TreeDigest(expected): TreeDigest,
+) -> Result<(), DaemonError> {
+    let digest = |scope| {
+        let tree = image::tree(bootstrap, scope);
+        let failed = |source| DaemonError::NoTree { path: path.to_path_buf(), expected, source };
+        tree.map(|tree| tree.digest).map_err(failed)
+    };
+    let found = digest(Scope::Full)?;
+    if found == expected || digest(Scope::Content)? == expected {
+        return Ok(());
+    }
+    Err(DaemonError::Tree { path: path.to_path_buf(), found, expected })
 }
 
 fn parse(path: &Path, bytes: Bytes) -> Result<Bootstrap<Bytes>, DaemonError> {

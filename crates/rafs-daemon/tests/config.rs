@@ -6,7 +6,8 @@ use blob_storage::config::{AccessKeys, HttpProxy, LocalDisk, Mirror, ObjectStore
 use blob_storage::config::{Auth, Host, Remote, S3, Scheme, Secret, Url};
 use proptest::prelude::*;
 use rafs_daemon::config::{self, Backend, Cache, Config, ConfigError, Encryption, EncryptionKey};
-use rafs_daemon::config::{FileCache, Mode, Overlay, Prefetch, Rafs, Store};
+use rafs_daemon::config::{FileCache, Mode, Overlay, Prefetch, Rafs, Store, TreeDigest};
+use rafs_format::Digest;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -117,6 +118,7 @@ fn three_shapes_mean_the_same() {
         rafs: Rafs::default(),
         prefetch: Prefetch::default(),
         key_files: Vec::new(),
+        tree_digest: None,
         overlay: None,
     };
     assert_eq!(parsed(SMALL_TOML), expected);
@@ -238,6 +240,7 @@ fn version_2_sections_are_read() {
         "rafs": {"mode": "cached", "batch_size": 4096, "validate": true, "enable_xattr": true, "iostats_files": true,
                  "access_pattern": true, "latest_read_files": true},
         "key_files": ["/k1", "/k2"],
+        "tree_digest": "ab".repeat(32),
         "overlay": {"upper_dir": "/u", "work_dir": "/w"}
     });
     let key = EncryptionKey::new("0123456789abcdefABCDEF0123456789").unwrap();
@@ -268,6 +271,7 @@ fn version_2_sections_are_read() {
         },
         prefetch: Prefetch::default(),
         key_files: vec!["/k1".into(), "/k2".into()],
+        tree_digest: Some(TreeDigest(Digest([0xAB; 32]))),
         overlay: Some(Overlay { upper_dir: "/u".into(), work_dir: "/w".into() }),
     };
     assert_eq!(config(&document), expected);
@@ -424,6 +428,7 @@ fn wrong_values_are_named_by_their_path() {
     let first = [
         ("/device", json!([]), "`device` is a list, expected an object"),
         ("/device", json!({}), "`device.backend` is missing, expected an object"),
+        ("/tree_digest", json!("abc"), "`tree_digest` is \"abc\", expected a tree digest, 64 hex digits"),
         ("/device/id", json!(3), "`device.id` is 3, expected a string"),
         (
             "/device/backend/type",
