@@ -1,6 +1,7 @@
 //! `nydus-image create`: arguments to options, a progress bar, the result as log lines and JSON.
 
 mod cache;
+mod reference;
 mod stargz;
 mod tarfs;
 mod units;
@@ -145,6 +146,7 @@ const EXAMPLES: &str = "Examples:
   nydus-image create -t dir-rafs -D images -J result.json rootfs/
   nydus-image create -t tar-tarfs -B layer.boot layer.tar   the tar itself stays the blob
   nydus-image create -t estargztoc-ref -B layer.boot --blob-id SHA256 stargz.index.json
+  nydus-image create -t targz-ref --blob-inline-meta --features blob-toc -b layer.meta layer.tar.gz   the layer stays where it is
   nydus-image create --parent-bootstrap base.boot -D images changes.tar
   nydus-image create --chunk-dict bootstrap=known.boot -B image.boot -b image.blob layer.tar";
 
@@ -212,6 +214,9 @@ pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
     if args.kind == Some(Kind::TarTarfs) {
         tarfs::check(args)?;
     }
+    if let Some(kind) = args.kind.filter(|kind| kind.is_reference()) {
+        reference::check(args, kind)?;
+    }
     let options = options(args)?;
     let outputs = Outputs::new();
     watch_signals(&outputs)?;
@@ -226,6 +231,9 @@ pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
         }
         Input::Tar(stream) if args.kind == Some(Kind::EstargztocRef) => {
             create::create_stargz(stream, &options, &args.stargz.options(args)?, &outputs)
+        }
+        Input::Tar(stream) if args.kind.is_some_and(Kind::is_reference) => {
+            create::create_reference(stream, &options, places(args)?, &outputs, &progress)
         }
         input => match (args.cache.dir(), &args.bootstrap) {
             (Some(dir), Some(bootstrap)) => {
@@ -257,12 +265,6 @@ fn refuse_later(args: &CreateArgs) -> anyhow::Result<()> {
         (later.external_blob.is_some(), "--external-blob"),
         (later.blob_offset.is_some_and(|offset| offset != 0), "--blob-offset"),
     ];
-    if let Some(kind) = args.kind {
-        let name = kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        if matches!(kind, Kind::TargzRef | Kind::EstargzRef) {
-            bail!("--type {name} is not supported by this version yet");
-        }
-    }
     if let Some(option) = args.stargz.misplaced(args.kind) {
         bail!(
             "{option} conflicts with a conversion that is not estargztoc-ref: the chunk table is in the blob"
@@ -301,6 +303,7 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
             _ if args.cache.dir().is_some() => Compressor::None,
             _ if args.kind == Some(Kind::TarTarfs) => Compressor::None,
             _ if args.kind == Some(Kind::EstargztocRef) => Compressor::Gzip,
+            _ if args.kind.is_some_and(Kind::is_reference) => Compressor::Gzip,
             CompressorArg::None => Compressor::None,
             CompressorArg::Lz4Block => Compressor::Lz4Block,
             CompressorArg::Zstd => Compressor::Zstd,

@@ -4,6 +4,7 @@
 //! goes through one hash, so the id is the SHA-256 of the object whatever sections it has.
 
 use super::collect::{Batch, InBatch, Stored};
+use super::reference::Reference;
 use super::{CreateError, Options, v5};
 use crate::output::Output;
 use rafs_codec::{CodecError, Encoder, Key};
@@ -33,6 +34,8 @@ pub(crate) struct Tail<'a> {
     contents: Vec<TocEntry>,
     /// Chunk table and its header, plain; kept where a cache is written.
     pub table: Option<(Vec<u8>, [u8; HEADER_SIZE])>,
+    /// The data is a layer that stays as it is; this is the object with its chunk table.
+    reference: Option<Reference>,
 }
 
 /// A blob that is written to its end.
@@ -59,7 +62,19 @@ impl<'a> Tail<'a> {
             at: stored.compressed_size,
             contents: Vec::new(),
             table: None,
+            reference: None,
         }
+    }
+
+    /// An empty object for the chunk table of a layer that stays as it is.
+    pub(super) fn of_reference(
+        output: Output,
+        path: &'a Path,
+        options: &'a Options,
+        inline: bool,
+        reference: Reference,
+    ) -> Self {
+        Self { reference: Some(reference), ..Self::new(output, path, options, inline, &Stored::default()) }
     }
 
     /// Do sections have tar headers?
@@ -101,7 +116,7 @@ impl<'a> Tail<'a> {
         if stored.chunks.is_empty() {
             return Ok(None);
         }
-        if self.has_headers() {
+        if self.has_headers() && self.reference.is_none() {
             let size = self.at;
             self.put_header(section::DATA, size)?;
             // The digest covers the tar header too: that is what readers of this entry expect.
@@ -121,7 +136,8 @@ impl<'a> Tail<'a> {
             return Ok(Some(self.describe(count, stored.uncompressed_size, none)?));
         }
         let (table, contexts) = self.chunk_table(stored)?;
-        let (compressor, bytes) = packed(self.options.compressor, self.options.level, &table)?;
+        let by = if self.reference.is_some() { Compressor::Zstd } else { self.options.compressor };
+        let (compressor, bytes) = packed(by, self.options.level, &table)?;
         let meta = BlobMetaLocation {
             compressor,
             compressed_offset: self.at,
@@ -169,6 +185,9 @@ impl<'a> Tail<'a> {
 
     /// The table of all chunks, and what stands in it behind its entries.
     fn chunk_table(&self, stored: &Stored) -> Result<(Vec<u8>, Contexts), CreateError> {
+        if let Some(reference) = &self.reference {
+            return reference.chunk_table(stored);
+        }
         let mut table = Vec::new();
         if !self.has_long_entries() {
             stored.chunks.iter().try_for_each(|chunk| blob_meta::push_v1(&mut table, chunk))?;
@@ -219,6 +238,7 @@ impl<'a> Tail<'a> {
         features.set(BlobFeatures::CHUNK_INFO_V2, self.has_long_entries());
         features.set(BlobFeatures::BATCH, self.options.batch_size > 0);
         features.set(BlobFeatures::ENCRYPTED, self.options.encryption.is_some());
+        features |= self.reference.as_ref().map_or(BlobFeatures::empty(), Reference::features);
         features.set(BlobFeatures::HAS_TAR_HEADER, self.has_headers());
         features.set(BlobFeatures::HAS_TOC | BlobFeatures::INLINED_CHUNK_DIGEST, self.options.toc);
         features
@@ -239,14 +259,14 @@ impl<'a> Tail<'a> {
         let iv = encryption.map_or(0, |with| u128::from_le_bytes(with.iv));
         let half = |at: u32| u64::try_from(iv >> at & u128::from(u64::MAX)).unwrap_or(0);
         Ok(Blob {
-            id: BlobId::new(OWN_ID)?,
+            id: self.reference.as_ref().map_or_else(|| BlobId::new(OWN_ID), |layer| Ok(layer.id.clone()))?,
             chunk_size: self.options.chunk_size,
             chunk_count,
             compressor: self.options.compressor,
             digester: self.options.digester,
             features: self.features(),
             // Right where the bootstrap stands in the blob, which begins here.
-            compressed_size: self.at,
+            compressed_size: self.reference.as_ref().map_or(self.at, |layer| layer.size),
             uncompressed_size,
             meta,
             toc_size: 0,

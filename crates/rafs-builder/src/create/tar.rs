@@ -71,6 +71,17 @@ pub(super) fn read<S: DataSink>(
     let failed = |source: io::Error| CreateError::Source { path: PathBuf::from("the layer"), source };
     let (compression, plain) = decompress(stream).map_err(failed)?;
     sink.check(compression)?;
+    read_plain(plain, sink, chunk_size, progress)
+}
+
+/// The same for a stream of plain tar bytes, none of which are read ahead of what is asked for.
+pub(super) fn read_plain<R: Read, S: DataSink>(
+    plain: R,
+    sink: &mut S,
+    chunk_size: u32,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Scanned, CreateError> {
+    let failed = |source: io::Error| CreateError::Source { path: PathBuf::from("the layer"), source };
     let mut layer = Layer::new(plain);
     let mut entries = Entries::new(chunk_size, progress);
     while let Some(meta) = layer.next_entry()? {
