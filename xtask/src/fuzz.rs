@@ -20,7 +20,10 @@ pub struct Package {
 /// All of them. No two targets have the same name.
 pub const PACKAGES: [Package; 2] = [
     Package { manifest: "crates/rafs-format/fuzz/Cargo.toml", targets: &["bootstrap", "blob_meta"] },
-    Package { manifest: "crates/oci-registry/fuzz/Cargo.toml", targets: &["header", "docker_config"] },
+    Package {
+        manifest: "crates/oci-registry/fuzz/Cargo.toml",
+        targets: &["header", "docker_config", "tar_stream"],
+    },
 ];
 
 /// Names of all targets.

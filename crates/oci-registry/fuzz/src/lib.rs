@@ -4,3 +4,4 @@
 pub mod docker_config;
 pub mod header;
 pub mod seeds;
+pub mod tar_stream;
