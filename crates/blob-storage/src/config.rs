@@ -11,8 +11,8 @@ mod error;
 mod object;
 mod secret;
 
-pub use backend::{AccessKeys, Backend, ClientCert, HttpProxy, Kind, LocalDisk, Mirror, ObjectStore, Origin};
-pub use backend::{Proxy, Registry, Remote, S3, Scheme};
+pub use backend::{AccessKeys, Addressing, Azblob, Backend, ClientCert, Credentials, Gcs, HttpProxy, Kind};
+pub use backend::{LocalDisk, Mirror, ObjectStore, Origin, Proxy, Registry, Remote, S3, Scheme};
 pub use document::{Document, Version};
 pub use error::{ConfigError, FieldError, Unknown};
 pub use object::{Leaf, Object};

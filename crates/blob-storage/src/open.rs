@@ -5,8 +5,8 @@ use crate::config::{self, Mirror, Origin, Proxy, Remote};
 use crate::registry::cause;
 use crate::route::{Care, Ping, Route, RouteKind, Routes};
 use crate::{
-    Backend, BackendCause, Bucket, Counted, Hedge, Hedging, LocalDisk, Patience, Patient, Registries,
-    Registry, Room, Roomy, SetupError, Throttle, Wrapped,
+    Backend, BackendCause, Bucket, Counted, Hedge, Hedging, LocalDisk, ObjectSetupError, ObjectStorage,
+    Patience, Patient, Registries, Registry, Room, Roomy, SetupError, Throttle, Wrapped,
 };
 use futures_util::future::BoxFuture;
 use oci_registry::client;
@@ -23,10 +23,8 @@ const ROOM: u64 = 64 << 20;
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages name the fields")]
 pub enum OpenError {
-    #[error(
-        "backend {kind} is not supported by this version yet, only localfs, localdisk, registry and http-proxy"
-    )]
-    Unsupported { kind: &'static str },
+    #[error("the object store cannot be used")]
+    ObjectStore { source: Box<ObjectSetupError> },
     #[error("the registry cannot be used")]
     Registry { source: Box<SetupError> },
     #[error("the HTTP server cannot be used")]
@@ -60,7 +58,11 @@ pub fn open_backend(config: &config::Backend, options: &OpenOptions) -> Result<A
         }
         config::Backend::Registry(registry) => open_registry(registry, options),
         config::Backend::HttpProxy(server) => open_http(server, options),
-        other => Err(OpenError::Unsupported { kind: other.kind().name() }),
+        config::Backend::Oss(_)
+        | config::Backend::S3(_)
+        | config::Backend::Gcs(_)
+        | config::Backend::Azblob(_)
+        | config::Backend::Cos(_) => open_object_store(config, options),
     }
 }
 
@@ -116,6 +118,31 @@ fn http_proxy(config: &config::HttpProxy, options: &OpenOptions) -> Result<Optio
     let through = Registry::plain(config, &options.registries, Some((url, remote.proxy.use_http)));
     let (through, care) = (through.map_err(wrong)?, care(remote).map_err(wrong)?);
     Ok(Some(Route::new(RouteKind::Proxy, &url.to_string(), Arc::new(through), care)))
+}
+
+/// An object store by its proxy, then directly.
+fn open_object_store(config: &config::Backend, options: &OpenOptions) -> Result<Arc<dyn Backend>, OpenError> {
+    let unusable = |source| OpenError::ObjectStore { source: Box::new(source) };
+    let store = ObjectStorage::new(config).map_err(unusable)?;
+    let (remote, name) = (store.remote().clone(), store.endpoint().to_owned());
+    if !remote.mirrors.is_empty() {
+        tracing::warn!("mirrors have no effect for {name}");
+    }
+    let origin = Route::new(RouteKind::Origin, &name, Arc::new(store), Care::default());
+    let proxy = match proxy_url(&remote) {
+        Some(url) => {
+            let through = ObjectStorage::through(config, url, remote.proxy.use_http).map_err(unusable)?;
+            let wrong = |source| OpenError::Proxy { proxy: url.to_string(), source: Box::new(source) };
+            let care = care(&remote).map_err(wrong)?;
+            Some(Route::new(RouteKind::Proxy, &url.to_string(), Arc::new(through), care))
+        }
+        None => None,
+    };
+    let routes = match proxy {
+        Some(proxy) if !remote.proxy.fallback => Routes::new(Vec::new(), proxy, remote.timeout),
+        proxy => Routes::new(proxy.into_iter().collect(), origin, remote.timeout),
+    };
+    Ok(on_network(routes, &remote, &name, options))
 }
 
 /// `routes` with all that a backend on the network needs around it. A pause for the sake of bandwidth is not part of the time that a read has.

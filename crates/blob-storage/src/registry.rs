@@ -160,7 +160,7 @@ fn options(config: &config::Registry) -> ClientOptions {
 }
 
 /// What all servers on the network have.
-fn of_remote(remote: &Remote) -> ClientOptions {
+pub(crate) fn of_remote(remote: &Remote) -> ClientOptions {
     ClientOptions {
         skip_verify: remote.skip_verify,
         ca_cert_files: remote.ca_cert_files.clone(),

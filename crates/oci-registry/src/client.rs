@@ -15,6 +15,7 @@ mod shared;
 mod tls;
 mod via;
 
+pub use answer::range as ranged_answer;
 pub use error::{ClientError, SetupError, TransportError};
 pub use header::{Challenge, ContentRange, challenges, content_range, location};
 pub use header::{max_age, retry_after, upload_range};
@@ -99,6 +100,12 @@ impl ClientOptions {
         let fields = self.headers.iter().chain(&self.all_headers).map(|(_, value)| value.clone());
         let hidden = fields.chain(self.via.iter().flat_map(Via::hidden));
         hidden.filter(|value| value.expose().len() >= MIN_SECRET).collect()
+    }
+
+    /// Connections alone, for whoever speaks another protocol over them. Redirects are not followed. Errors: certificates that cannot be
+    /// read, a proxy that cannot be.
+    pub fn connections(&self) -> Result<reqwest::Client, SetupError> {
+        self.transport()?.build()
     }
 
     /// The part that decides about connections. Errors: certificates that cannot be read.

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use blob_storage::LocalFs;
-use blob_storage::config::{AccessKeys, HttpProxy, LocalDisk, Mirror, ObjectStore, Origin, Proxy, Registry};
+use blob_storage::config::{
+    AccessKeys, Addressing, Credentials, HttpProxy, LocalDisk, Mirror, ObjectStore, Origin, Proxy, Registry,
+};
 use blob_storage::config::{Auth, Host, Remote, S3, Scheme, Secret, Url};
 use proptest::prelude::*;
 use rafs_daemon::config::{self, Backend, Cache, Config, ConfigError, Encryption, EncryptionKey};
@@ -372,7 +374,12 @@ fn all_backends_are_read() {
         endpoint: Host::new("oss.example"),
         bucket_name: "b".to_owned(),
         object_prefix: "p/".to_owned(),
-        access_keys: Some(AccessKeys { id: Secret::new("i"), secret: Secret::new("s") }),
+        addressing: Addressing::Virtual,
+        credentials: Credentials::Keys(AccessKeys {
+            id: Secret::new("i"),
+            secret: Secret::new("s"),
+            token: None,
+        }),
         remote: Remote {
             skip_verify: true,
             ca_cert_files: vec!["/a.pem".into()],
@@ -393,7 +400,8 @@ fn all_backends_are_read() {
         endpoint: None,
         bucket_name: "b".to_owned(),
         object_prefix: String::new(),
-        access_keys: None,
+        addressing: Addressing::Path,
+        credentials: Credentials::Anonymous,
         remote: remote(),
     };
     assert_eq!(backend("s3", &s3), Backend::S3(S3 { region: "eu".to_owned(), store }));

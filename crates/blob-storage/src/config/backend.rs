@@ -18,6 +18,12 @@ pub enum Backend {
     Oss(ObjectStore),
     /// Amazon S3 and stores that speak its protocol.
     S3(S3),
+    /// Google Cloud Storage.
+    Gcs(Gcs),
+    /// Azure Blob Storage.
+    Azblob(Azblob),
+    /// Tencent Cloud COS.
+    Cos(ObjectStore),
     /// An OCI registry.
     Registry(Registry),
     /// An HTTP server that has each blob under its id.
@@ -35,14 +41,26 @@ pub enum Kind {
     LocalFs,
     Oss,
     S3,
+    Gcs,
+    Azblob,
+    Cos,
     Registry,
     HttpProxy,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::LocalDisk, Self::LocalFs, Self::Oss, Self::S3, Self::Registry, Self::HttpProxy];
+    pub const ALL: [Self; 9] = [
+        Self::LocalDisk,
+        Self::LocalFs,
+        Self::Oss,
+        Self::S3,
+        Self::Gcs,
+        Self::Azblob,
+        Self::Cos,
+        Self::Registry,
+        Self::HttpProxy,
+    ];
 
     /// The name in documents.
     pub fn name(self) -> &'static str {
@@ -51,6 +69,9 @@ impl Kind {
             Self::LocalFs => "localfs",
             Self::Oss => "oss",
             Self::S3 => "s3",
+            Self::Gcs => "gcs",
+            Self::Azblob => "azblob",
+            Self::Cos => "cos",
             Self::Registry => "registry",
             Self::HttpProxy => "http-proxy",
         }
@@ -58,7 +79,8 @@ impl Kind {
 }
 
 impl Leaf for Kind {
-    const EXPECTED: &'static str = "one of localdisk, localfs, oss, s3, registry, http-proxy";
+    const EXPECTED: &'static str =
+        "one of localdisk, localfs, oss, s3, gcs, azblob, cos, registry, http-proxy";
 
     fn from_value(value: &Value) -> Option<Self> {
         let name = value.as_str()?;
@@ -94,6 +116,9 @@ impl Backend {
             Kind::LocalFs => Self::LocalFs(local_fs(at)?),
             Kind::Oss => Self::Oss(ObjectStore::read(at)?),
             Kind::S3 => Self::S3(S3::read(at)?),
+            Kind::Gcs => Self::Gcs(Gcs::read(at)?),
+            Kind::Azblob => Self::Azblob(Azblob::read(at)?),
+            Kind::Cos => Self::Cos(ObjectStore::read_cos(at)?),
             Kind::Registry => Self::Registry(Registry::read(at)?),
             Kind::HttpProxy => Self::HttpProxy(HttpProxy::read(at)?),
         })
@@ -106,6 +131,9 @@ impl Backend {
             Self::LocalFs(_) => Kind::LocalFs,
             Self::Oss(_) => Kind::Oss,
             Self::S3(_) => Kind::S3,
+            Self::Gcs(_) => Kind::Gcs,
+            Self::Azblob(_) => Kind::Azblob,
+            Self::Cos(_) => Kind::Cos,
             Self::Registry(_) => Kind::Registry,
             Self::HttpProxy(_) => Kind::HttpProxy,
         }
@@ -308,52 +336,152 @@ impl Default for Proxy {
 pub struct ObjectStore {
     /// How to ask; default https.
     pub scheme: Scheme,
-    /// Host of the store; `None`, for S3 only, is Amazon's own.
+    /// Host of the store; `None`, where it is not required, is the provider's own.
     pub endpoint: Option<Host>,
-    /// Which bucket.
+    /// Which bucket, or container.
     pub bucket_name: String,
     /// Stands before the blob id in keys; often empty.
     pub object_prefix: String,
-    /// Signs requests; `None` for anonymous ones.
-    pub access_keys: Option<AccessKeys>,
+    /// Where the bucket is named.
+    pub addressing: Addressing,
+    /// Who asks.
+    pub credentials: Credentials,
     /// Limits, certificates, proxy.
     pub remote: Remote,
+}
+
+/// Where a URL names the bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Addressing {
+    /// First label of the host.
+    Virtual,
+    /// First name of the path.
+    Path,
+}
+
+impl Leaf for Addressing {
+    const EXPECTED: &'static str = "virtual or path";
+
+    fn from_value(value: &Value) -> Option<Self> {
+        match value.as_str()? {
+            "virtual" => Some(Self::Virtual),
+            "path" => Some(Self::Path),
+            _ => None,
+        }
+    }
+}
+
+/// Who asks an object store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// Nobody: requests are not signed. What Nydus 2.x does where it has no keys.
+    Anonymous,
+    /// The owner of these keys.
+    Keys(AccessKeys),
+    /// Whoever the environment says: variables, files of the provider's tools, identities of workloads, the service of the instance.
+    Environment,
+}
+
+/// The word that stands for [`Credentials`] in documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Anonymous,
+    Keys,
+    Environment,
+}
+
+impl Leaf for Wanted {
+    const EXPECTED: &'static str = "anonymous, keys or environment";
+
+    fn from_value(value: &Value) -> Option<Self> {
+        match value.as_str()? {
+            "anonymous" => Some(Self::Anonymous),
+            "keys" => Some(Self::Keys),
+            "environment" => Some(Self::Environment),
+            _ => None,
+        }
+    }
+}
+
+impl Credentials {
+    /// Reads `credentials`, and what `keys` reads; where the document does not say, keys are used if there are any.
+    fn read(
+        at: &mut Object,
+        keys: impl FnOnce(&mut Object) -> Result<Option<AccessKeys>, FieldError>,
+    ) -> Result<Self, FieldError> {
+        let (wanted, keys) = (at.filled("credentials")?, keys(at)?);
+        match (wanted, keys) {
+            (Some(Wanted::Environment), None) => Ok(Self::Environment),
+            (Some(Wanted::Anonymous) | None, None) => Ok(Self::Anonymous),
+            (Some(Wanted::Keys) | None, Some(keys)) => Ok(Self::Keys(keys)),
+            (Some(Wanted::Keys), None) => {
+                Err(at.missing("access_key_id", "a string, as `credentials` is keys"))
+            }
+            (Some(Wanted::Anonymous | Wanted::Environment), Some(_)) => {
+                Err(at.wrong("credentials", "not keys", "keys, as there are some"))
+            }
+        }
+    }
 }
 
 /// Key and secret of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessKeys {
-    /// Names the key.
+    /// Names the key, or the account.
     pub id: Secret,
     /// Signs with it.
     pub secret: Secret,
+    /// Goes along where the keys are good for a while only.
+    pub token: Option<Secret>,
 }
 
 impl ObjectStore {
-    /// Reads `oss`.
-    fn read(at: &mut Object) -> Result<Self, FieldError> {
-        let endpoint = at.required("endpoint")?;
-        Self::read_at(at, Some(endpoint))
+    /// Reads `cos`, which is not asked without credentials.
+    fn read_cos(at: &mut Object) -> Result<Self, FieldError> {
+        let store = Self::read(at)?;
+        match store.credentials {
+            Credentials::Anonymous => {
+                Err(at.missing("access_key_id", "a string, or `credentials` that is environment"))
+            }
+            Credentials::Keys(_) | Credentials::Environment => Ok(store),
+        }
     }
 
-    /// Reads all but the endpoint.
-    fn read_at(at: &mut Object, endpoint: Option<Host>) -> Result<Self, FieldError> {
+    /// Reads `oss`, whose hosts name buckets as those of `cos` do.
+    fn read(at: &mut Object) -> Result<Self, FieldError> {
+        let endpoint = at.required("endpoint")?;
+        let keys = |at: &mut Object| AccessKeys::read(at, "security_token");
+        Self::read_at(at, Some(endpoint), Addressing::Virtual, keys)
+    }
+
+    /// Reads what all have.
+    fn read_at(
+        at: &mut Object,
+        endpoint: Option<Host>,
+        addressing: Addressing,
+        keys: impl FnOnce(&mut Object) -> Result<Option<AccessKeys>, FieldError>,
+    ) -> Result<Self, FieldError> {
         Ok(Self {
             scheme: at.or("scheme", Scheme::Https)?,
             endpoint,
             bucket_name: at.text("bucket_name")?,
             object_prefix: at.or("object_prefix", String::new())?,
-            access_keys: AccessKeys::read(at)?,
+            addressing,
+            credentials: Credentials::read(at, keys)?,
             remote: Remote::read(at)?,
         })
     }
 }
 
 impl AccessKeys {
-    /// Reads both or neither.
-    fn read(at: &mut Object) -> Result<Option<Self>, FieldError> {
+    /// Reads both or neither, and the field `token` with them.
+    fn read(at: &mut Object, token: &'static str) -> Result<Option<Self>, FieldError> {
+        let token = at.filled(token)?;
         match (at.filled("access_key_id")?, at.filled("access_key_secret")?) {
-            (Some(id), Some(secret)) => Ok(Some(Self { id, secret })),
+            (Some(id), Some(secret)) => Ok(Some(Self { id, secret, token })),
+            (None, None) if token.is_some() => {
+                Err(at.missing("access_key_id", "a string, as there is a token that belongs to it"))
+            }
             (None, None) => Ok(None),
             (Some(_), None) => Err(at.missing("access_key_secret", "a string, as `access_key_id` is there")),
             (None, Some(_)) => Err(at.missing("access_key_id", "a string, as `access_key_secret` is there")),
@@ -366,14 +494,64 @@ impl AccessKeys {
 pub struct S3 {
     /// Part of signatures.
     pub region: String,
-    /// What it shares with OSS.
+    /// What it shares with others.
     pub store: ObjectStore,
 }
 
 impl S3 {
     fn read(at: &mut Object) -> Result<Self, FieldError> {
         let endpoint = at.filled("endpoint")?;
-        Ok(Self { region: at.required("region")?, store: ObjectStore::read_at(at, endpoint)? })
+        let addressing = at.or("addressing", Addressing::Path)?;
+        let keys = |at: &mut Object| AccessKeys::read(at, "session_token");
+        Ok(Self {
+            region: at.required("region")?,
+            store: ObjectStore::read_at(at, endpoint, addressing, keys)?,
+        })
+    }
+}
+
+/// Google Cloud Storage. Its credentials are no pair of keys, so `store.credentials` never are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gcs {
+    /// Base64 of a service account's JSON.
+    pub credential: Option<Secret>,
+    /// A file with such JSON.
+    pub credential_path: Option<PathBuf>,
+    /// What it shares with others.
+    pub store: ObjectStore,
+}
+
+impl Gcs {
+    fn read(at: &mut Object) -> Result<Self, FieldError> {
+        let endpoint = at.filled("endpoint")?;
+        let (credential, credential_path) = (at.filled("credential")?, at.filled("credential_path")?);
+        if credential.is_some() && credential_path.is_some() {
+            return Err(at.wrong("credential_path", "a path", "none, as `credential` is there"));
+        }
+        let store = ObjectStore::read_at(at, endpoint, Addressing::Path, |_| Ok(None))?;
+        Ok(Self { credential, credential_path, store })
+    }
+}
+
+/// Azure Blob Storage: `access_key_id` is the account, `access_key_secret` its key, `bucket_name` the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Azblob {
+    /// A shared access signature instead of keys.
+    pub sas_token: Option<Secret>,
+    /// What it shares with others.
+    pub store: ObjectStore,
+}
+
+impl Azblob {
+    fn read(at: &mut Object) -> Result<Self, FieldError> {
+        let endpoint = at.required("endpoint")?;
+        let sas_token = at.filled("sas_token")?;
+        let keys = |at: &mut Object| AccessKeys::read(at, "session_token");
+        let store = ObjectStore::read_at(at, Some(endpoint), Addressing::Path, keys)?;
+        if sas_token.is_some() && store.credentials != Credentials::Anonymous {
+            return Err(at.wrong("sas_token", "a string", "none, as there are other credentials"));
+        }
+        Ok(Self { sas_token, store })
     }
 }
 

@@ -81,8 +81,8 @@ const SIGNING: (&[&str], &[&str]) = (
 );
 
 impl Via {
-    /// For the HTTP client.
-    pub(super) fn proxy(&self) -> Result<reqwest::Proxy, SetupError> {
+    /// For an HTTP client.
+    pub fn proxy(&self) -> Result<reqwest::Proxy, SetupError> {
         reqwest::Proxy::all(self.url.expose()).map_err(|_url_inside| SetupError::Proxy)
     }
 
@@ -95,7 +95,7 @@ impl Via {
     }
 
     /// `url` as it is named to the proxy.
-    pub(super) fn named(&self, mut url: Url) -> Url {
+    pub fn named(&self, mut url: Url) -> Url {
         if self.use_http && url.scheme() == "https" {
             // The default port of https is not that of http; any other one stays.
             let _changed = url.set_scheme("http").is_ok();
@@ -105,7 +105,7 @@ impl Via {
 
     /// `request` for what is at `url`, with what peers want to know: that they may share it, how urgent it is, and what of the query
     /// does not say what is asked for, so that all who ask for it are seen to ask for the same.
-    pub(super) fn hinted(request: RequestBuilder, url: &Url, urgency: Urgency) -> RequestBuilder {
+    pub fn hinted(request: RequestBuilder, url: &Url, urgency: Urgency) -> RequestBuilder {
         let request =
             request.header("X-Dragonfly-Use-P2P", "true").header("X-Dragonfly-Priority", urgency.level());
         match signing(url) {
