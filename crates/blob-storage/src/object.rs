@@ -7,6 +7,7 @@ mod services;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod writer;
 
 use crate::config::{self, Remote};
 use crate::registry::{cause, of_remote};
@@ -112,12 +113,14 @@ impl ObjectStorage {
 
 impl Backend for ObjectStorage {
     fn open(&self, id: &BlobId) -> Result<Arc<dyn BlobReader>, BackendError> {
-        Ok(Arc::new(ObjectBlob {
-            key: format!("{}{id}", self.prefix),
-            blob: id.as_str().into(),
-            store: self.clone(),
-            size: OnceLock::new(),
-        }))
+        Ok(Arc::new(self.blob(id)))
+    }
+}
+
+impl ObjectStorage {
+    fn blob(&self, id: &BlobId) -> ObjectBlob {
+        let key = format!("{}{id}", self.prefix);
+        ObjectBlob { store: self.clone(), key, blob: id.as_str().into(), size: OnceLock::new() }
     }
 }
 

@@ -6,7 +6,11 @@
 )]
 
 use blob_storage::config::{Document, load_backend};
-use blob_storage::{Backend, BackendCause, BlobReader, ObjectStorage, Priority};
+use blob_storage::{
+    Backend, BackendCause, BackendError, BlobReader, BlobWriter, ObjectStorage, Priority, Stored,
+};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use rafs_format::BlobId;
@@ -15,6 +19,7 @@ use s3s::service::S3ServiceBuilder;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -258,4 +263,61 @@ fn settings_that_contradict_each_other_are_refused() {
     let gcs = with(without(lonely, &["region"]), "credential_path", json!("/no/such"));
     assert!(said("gcs", gcs).contains("/no/such"));
     drop(Document::load(Path::new("/no/such")).unwrap_err());
+}
+
+/// A blob of `0`, `1`, ... that may be shorter than it says.
+#[derive(Debug)]
+struct Source {
+    bytes: Vec<u8>,
+    says: u64,
+}
+
+impl BlobReader for Source {
+    fn read(&self, range: Range<u64>, _: Priority) -> BoxFuture<'_, Result<Bytes, BackendError>> {
+        let found = self.bytes.get(range.start as usize..range.end as usize).map(Bytes::copy_from_slice);
+        let short = BackendError {
+            endpoint: "the source".into(),
+            blob: ID.into(),
+            range: Some(range),
+            cause: BackendCause::Short { found: 0 },
+        };
+        Box::pin(async { found.ok_or(short) })
+    }
+
+    fn size(&self) -> BoxFuture<'_, Result<u64, BackendError>> {
+        Box::pin(async { Ok(self.says) })
+    }
+}
+
+fn source(size: u32) -> Source {
+    Source { bytes: content(size), says: size.into() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_are_stored_whole_or_not_at_all() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(root.path().join("blobs/some")).unwrap();
+    let store = store("s3", &s3_settings(s3_server(root.path()).await));
+    let id = BlobId::new(ID).unwrap();
+    let object = root.path().join("blobs/some").join(format!("prefix-{ID}"));
+
+    // In one part, and in several.
+    for size in [1, 40 << 20] {
+        let source = source(size);
+        assert_eq!(store.store(&id, &source).await.unwrap(), Stored::Sent { size: size.into(), again: 0 });
+        assert_eq!(std::fs::read(&object).unwrap(), source.bytes, "{size}");
+        assert_eq!(store.store(&id, &source).await.unwrap(), Stored::There);
+        let found = reader(&store, ID).read(0..1, Priority::OnDemand).await.unwrap();
+        assert_eq!(found, source.bytes[..1]);
+    }
+    std::fs::remove_file(&object).unwrap();
+
+    // A source that breaks off in its second part.
+    let broken = Source { says: 40 << 20, ..source(20 << 20) };
+    let error = store.store(&id, &broken).await.unwrap_err();
+    assert!(error.to_string().starts_with("the source: blob"), "{error}");
+    assert!(!object.exists());
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = self::store("s3", &s3_settings(closed)).store(&id, &source(1)).await.unwrap_err();
+    assert!(error.to_string().contains("refused"), "{error}");
 }

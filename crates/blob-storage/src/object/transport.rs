@@ -50,8 +50,11 @@ impl fmt::Display for Carried {
 
 impl std::error::Error for Carried {}
 
+/// `error` as one of `opendal`, whose own trying again wants to know whether it may pass.
 fn carry(error: ClientError) -> Error {
-    Error::new(ErrorKind::Unexpected, "the request failed").set_source(Carried(Mutex::new(Some(error))))
+    let passes = matches!(error, ClientError::Transport(_) | ClientError::Timeout { .. });
+    let carried = Carried(Mutex::new(Some(error)));
+    Error::new(ErrorKind::Unexpected, "the request failed").with_temporary(passes).set_source(carried)
 }
 
 struct Checked {
