@@ -1,10 +1,10 @@
-//! `cargo xtask bench`: prints the figures of images and mounts. Decides nothing and fails only where something cannot be measured.
+//! `cargo xtask bench`: prints the figures of images, mounts and blobs on a network. Decides nothing and fails only where something cannot be measured.
 
 use crate::{process, workspace};
 use anyhow::ensure;
 
 /// Packages with a bench, and its name.
-const BENCHES: [(&str, &str); 2] = [("rafs-builder", "figures"), ("tests", "mount")];
+const BENCHES: [(&str, &str); 3] = [("rafs-builder", "figures"), ("tests", "mount"), ("tests", "blobs")];
 
 /// Runs all benches; one that fails does not stop the others.
 pub fn bench() -> anyhow::Result<()> {
