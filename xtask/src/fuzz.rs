@@ -6,6 +6,7 @@
 
 use crate::{golden, process, workspace};
 use anyhow::{Context, ensure};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
@@ -47,9 +48,46 @@ const RSS_LIMIT: u32 = 2048;
 /// Longest input in bytes: the golden images fit, most of them far.
 const MAX_LEN: u32 = 1 << 19;
 
-/// Runs `target`, or all targets at the same time, for `seconds`. Errors: an input that crashes, hangs or takes too much memory.
+/// Runs `target`, or all targets, for `seconds` each, as many at the same time as there are processors. Errors: an input that crashes, hangs or takes
+/// too much memory.
 pub fn fuzz(target: Option<&str>, seconds: u64) -> anyhow::Result<()> {
     let home = workspace::scratch("fuzz")?;
+    let mut failed = Vec::new();
+    for batch in prepare(&home, target)?.chunks(processors()) {
+        let running = batch.iter().map(|ready| Running::start(ready, &home, seconds));
+        for running in running.collect::<anyhow::Result<Vec<_>>>()? {
+            failed.extend(running.wait()?);
+        }
+    }
+    ensure!(failed.is_empty(), "fuzz: {} failed", failed.join(", "));
+    Ok(())
+}
+
+/// Runs all targets for about `total` seconds, divided equally.
+pub fn fuzz_all_within(total: u64) -> anyhow::Result<()> {
+    fuzz(None, share(total, targets().count(), processors()))
+}
+
+/// How long each of `count` targets runs when `at_once` run at the same time and all of them take `total` seconds; at least 1.
+fn share(total: u64, count: usize, at_once: usize) -> u64 {
+    let rounds = u64::try_from(count.div_ceil(at_once)).unwrap_or(u64::MAX);
+    (total / rounds.max(1)).max(1)
+}
+
+/// Processors that this process may use.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// A target that is built.
+struct Ready {
+    name: &'static str,
+    program: PathBuf,
+    dirs: Dirs,
+}
+
+/// Builds `target`, or all targets, and makes their folders in `home`.
+fn prepare(home: &Path, target: Option<&str>) -> anyhow::Result<Vec<Ready>> {
     let is_wanted = |name: &&str| target.is_none_or(|wanted| wanted == *name);
     let mut ready = Vec::new();
     for package in &PACKAGES {
@@ -61,28 +99,47 @@ pub fn fuzz(target: Option<&str>, seconds: u64) -> anyhow::Result<()> {
         let built = build(&manifest)?;
         let folder = manifest.parent().context("the package of fuzz targets has no folder")?;
         for name in wanted {
-            ready.push((name, built.join(name), Dirs::prepare(&home, folder, name)?));
+            ready.push(Ready { name, program: built.join(name), dirs: Dirs::prepare(home, folder, name)? });
         }
     }
-    let mut running = Vec::new();
-    for (name, program, dirs) in ready {
-        let log = home.join(format!("{name}.log"));
-        println!("fuzz: {name} for {seconds} s, log in {}", log.display());
-        running.push((name, start(&program, &dirs, seconds, &log)?, dirs, log));
+    Ok(ready)
+}
+
+/// A target that runs. Ends with this value, so that none is left behind.
+struct Running<'a> {
+    ready: &'a Ready,
+    child: Child,
+    log: PathBuf,
+}
+
+impl<'a> Running<'a> {
+    fn start(ready: &'a Ready, home: &Path, seconds: u64) -> anyhow::Result<Self> {
+        let log = home.join(format!("{}.log", ready.name));
+        println!("fuzz: {} for {seconds} s, log in {}", ready.name, log.display());
+        let child = start(&ready.program, &ready.dirs, seconds, &log)?;
+        Ok(Self { ready, child, log })
     }
-    let mut failed = Vec::new();
-    for (name, mut child, dirs, log) in running {
-        let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
-        let said = std::fs::read_to_string(&log).unwrap_or_default();
+
+    /// Waits for its end. Returns its name if it failed.
+    fn wait(mut self) -> anyhow::Result<Option<&'static str>> {
+        let name = self.ready.name;
+        let status = self.child.wait().with_context(|| format!("cannot wait for {name}"))?;
+        let said = std::fs::read_to_string(&self.log).unwrap_or_default();
         println!("fuzz: {name}: {}", last_status(&said));
-        if !status.success() {
-            eprintln!("{}", tail(&said, 40));
-            eprintln!("fuzz: {name} failed: {status}; the input is in {}", dirs.artifacts.display());
-            failed.push(name);
+        if status.success() {
+            return Ok(None);
         }
+        eprintln!("{}", tail(&said, 40));
+        eprintln!("fuzz: {name} failed: {status}; the input is in {}", self.ready.dirs.artifacts.display());
+        Ok(Some(name))
     }
-    ensure!(failed.is_empty(), "fuzz: {} failed", failed.join(", "));
-    Ok(())
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        // One that has ended is not killed again; the code only says so.
+        let _ended = self.child.kill();
+    }
 }
 
 /// Builds all targets. Returns the folder of their programs.
@@ -190,6 +247,26 @@ fn tail(log: &str, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_is_divided_by_rounds() {
+        assert_eq!(share(180, 11, 2), 30);
+        assert_eq!(share(180, 11, 11), 180);
+        assert_eq!(share(180, 11, 64), 180);
+        assert_eq!(share(3, 11, 1), 1);
+        assert_eq!(share(60, 0, 4), 60);
+    }
+
+    /// A target that is built and not listed would never run.
+    #[test]
+    fn every_program_of_a_package_is_listed() {
+        for package in &PACKAGES {
+            let manifest = workspace::root().join(package.manifest);
+            let text = std::fs::read_to_string(&manifest).unwrap();
+            let programs = text.split("[[bin]]\n").skip(1).filter_map(|part| part.split('"').nth(1));
+            assert_eq!(programs.collect::<Vec<_>>(), package.targets, "{}", package.manifest);
+        }
+    }
 
     #[test]
     fn logs_are_cut_to_what_matters() {

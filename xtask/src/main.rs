@@ -25,8 +25,8 @@ Usage: cargo xtask CHORE [ARGUMENTS] [CHORE [ARGUMENTS]]...
   layers                        fail on a dependency between our crates that the architecture does not list
   tidy                          fail on missing headers, dead links, unused dependencies, licences not in deny.toml, ...
   ci                            run everything that decides whether a change lands, without installing packages
-  fuzz [TARGET] [--seconds N]   run the fuzz targets (bootstrap, blob_meta, header, docker_config, tar_stream; all at once by default) for N seconds, 60 by default
-  soak [--seconds N]            run the fuzz targets for N seconds, 3600 by default, then the property tests with many cases
+  fuzz [TARGET] [--seconds N]   run the fuzz targets (bootstrap, blob_meta, header, docker_config, tar_stream; all by default, as many at once as there are processors) for N seconds each, 60 by default
+  soak [--seconds N]            run the fuzz targets for N seconds in all, 3600 by default, then the property tests with many cases
   golden                        copy the reference bootstraps that tests must always have from RAFS_GOLDEN into the tree
   bench                         print the figures of images and mounts (minutes; as root)
   quickstart [IMAGE]            build, convert IMAGE (a tar or a directory; default: the Rust toolchain), mount, run, compare
@@ -179,6 +179,12 @@ mod tests {
         let image = Some(PathBuf::from("a.tar"));
         assert_eq!(parsed("quickstart a.tar"), Ok(vec![Chore::Quickstart { image }]));
         assert_eq!(parsed("quickstart"), Ok(vec![Chore::Quickstart { image: None }]));
+    }
+
+    #[test]
+    fn the_usage_names_every_fuzz_target() {
+        let listed = fuzz::targets().collect::<Vec<_>>().join(", ");
+        assert!(USAGE.contains(&format!("({listed};")), "{listed}");
     }
 
     #[test]
