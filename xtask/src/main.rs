@@ -29,7 +29,7 @@ Usage: cargo xtask CHORE [ARGUMENTS] [CHORE [ARGUMENTS]]...
   soak [--seconds N]            run the fuzz targets for N seconds in all, 3600 by default, then the property tests with many cases
   golden                        copy the reference bootstraps that tests must always have from RAFS_GOLDEN into the tree
   bench                         print the figures of images and mounts (minutes; as root)
-  quickstart [IMAGE]            build, convert IMAGE (a tar or a directory; default: the Rust toolchain), mount, run, compare
+  quickstart [IMAGE]            build, convert IMAGE (docker save, OCI archive or layout, a tar or a directory; default: the Rust toolchain), mount, run, compare
 ";
 
 /// One chore of the command line, with its arguments.

@@ -1,17 +1,23 @@
-//! `cargo xtask quickstart [IMAGE]`: from a tar or a directory to a mounted image whose every file was compared with its source.
+//! `cargo xtask quickstart [IMAGE]`: from an image, a tar or a directory to a mounted image whose every file was compared with its source.
 //!
 //! Builds both programs in release mode, converts, mounts, runs a program from the mount, compares, unmounts. Everything it
 //! makes is in one temporary directory; neither that nor the mount outlives the run, however it ends.
 
 mod compare;
+mod files;
+mod image;
 mod interrupt;
+mod layers;
 mod mount;
 mod program;
+#[cfg(test)]
+mod tests;
 
 use crate::process::{self, Steps};
 use crate::workspace;
 use anyhow::{Context, bail};
 use compare::Comparison;
+use image::Image;
 use interrupt::Interrupt;
 use mount::Mount;
 use program::{FirstLine, Program};
@@ -23,8 +29,15 @@ use std::time::{Duration, Instant};
 /// What is converted.
 struct Source {
     path: PathBuf,
-    /// A directory; else a tar, compressed or not.
-    is_directory: bool,
+    kind: Kind,
+}
+
+enum Kind {
+    Directory,
+    /// Compressed or not.
+    Tar,
+    /// Several layers: what `docker save` writes, an OCI archive or an OCI layout.
+    Image(Image),
 }
 
 /// What was measured.
@@ -63,7 +76,7 @@ pub fn quickstart(image: Option<&Path>) -> anyhow::Result<()> {
         .context("cannot create a directory")?;
     let report = show(&source, &programs, home.path(), &interrupt, &mut steps)?;
     home.close().context("cannot remove the temporary directory")?;
-    println!("{}", report.table(&source.path));
+    println!("{}", report.table(&source.name()));
     report.comparison.verdict()
 }
 
@@ -90,11 +103,20 @@ fn show(
     };
     let (blobs, cache, mountpoint) = (folder("blobs")?, folder("cache")?, folder("mount")?);
     let bootstrap = home.join("image.boot");
+    let layers = match &source.kind {
+        Kind::Image(image) => {
+            let dir = folder("layers")?;
+            steps.step("copy the layers, which verifies them", || image.copy_layers(&dir, interrupt))?
+        }
+        Kind::Directory | Kind::Tar => Vec::new(),
+    };
     let start = Instant::now();
     steps.step(format!("convert {}", source.path.display()), || {
-        let mut create = Command::new(programs.join("nydus-image"));
-        create.args(["create", "--log-level", "warn", "--bootstrap"]).arg(&bootstrap);
-        interrupt.run(create.arg("--blob-dir").arg(&blobs).arg(&source.path))
+        let converter = Converter { program: &programs.join("nydus-image"), blobs: &blobs, interrupt };
+        match source.kind {
+            Kind::Image(_) => converter.merge(&layers, &bootstrap),
+            Kind::Directory | Kind::Tar => converter.create(&source.path, &bootstrap),
+        }
     })?;
     let conversion = start.elapsed();
     let config = home.join("config.toml");
@@ -115,17 +137,18 @@ fn show(
         let line = program.first_line(mount.started(), interrupt, || fetched(&cache))?;
         Ok((line.0, line.1?))
     })?;
-    let expected = steps.step("find out what the mount must show", || source.unpacked(home, interrupt))?;
+    let expected =
+        steps.step("find out what the mount must show", || source.unpacked(&layers, home, interrupt))?;
     let start = Instant::now();
     let comparison = steps.step("read and compare every file", || {
-        let owners = rustix::process::geteuid().is_root() || source.is_directory;
+        let owners = rustix::process::geteuid().is_root() || source.is_directory();
         Comparison::of(&expected, &mountpoint, owners, interrupt)
     })?;
     let comparing = start.elapsed();
     let visible = mount.visible_after();
     steps.step("unmount", || mount.stop())?;
     Ok(Report {
-        source: source.size(&expected)?,
+        source: source.size(&layers, &expected)?,
         blob: size_of_files(&blobs)?,
         bootstrap: std::fs::metadata(&bootstrap)?.len(),
         conversion,
@@ -148,27 +171,79 @@ impl Source {
         if !metadata.is_dir() && !metadata.is_file() {
             bail!("{} is neither a directory nor a file", path.display());
         }
-        Ok(Self { path, is_directory: metadata.is_dir() })
+        let kind = match Image::open(&path)? {
+            Some(image) => Kind::Image(image),
+            None if metadata.is_dir() => Kind::Directory,
+            None => Kind::Tar,
+        };
+        Ok(Self { path, kind })
     }
 
-    /// The tree that the mount must equal: the directory itself, or what `tar` makes of the tar.
-    fn unpacked(&self, home: &Path, interrupt: &Interrupt) -> anyhow::Result<PathBuf> {
-        if self.is_directory {
-            return Ok(self.path.clone());
+    fn is_directory(&self) -> bool {
+        matches!(self.kind, Kind::Directory)
+    }
+
+    fn name(&self) -> String {
+        let path = self.path.display();
+        match &self.kind {
+            Kind::Image(image) if image.layers.len() == 1 => format!("{path}, 1 layer"),
+            Kind::Image(image) => format!("{path}, {} layers", image.layers.len()),
+            Kind::Directory | Kind::Tar => path.to_string(),
         }
+    }
+
+    /// The tree that the mount must equal: the directory itself, or what `tar` makes of the tar or the layers.
+    fn unpacked(&self, layers: &[PathBuf], home: &Path, interrupt: &Interrupt) -> anyhow::Result<PathBuf> {
         let to = home.join("unpacked");
-        std::fs::create_dir(&to)?;
-        // What an image has where its tar does not mention the root.
-        std::fs::set_permissions(&to, PermissionsExt::from_mode(0o755))?;
-        let mut tar = Command::new("tar");
-        tar.args(["-x", "-p", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-C"]).arg(&to);
-        interrupt.run(tar.arg("-f").arg(&self.path))?;
+        match self.kind {
+            Kind::Directory => return Ok(self.path.clone()),
+            Kind::Tar => layers::unpack(&self.path, &to, interrupt)?,
+            Kind::Image(_) => {
+                std::fs::create_dir(&to)?;
+                std::fs::set_permissions(&to, PermissionsExt::from_mode(0o755))?;
+                for layer in layers {
+                    layers::apply(layer, &to, &home.join("layer"), interrupt)
+                        .with_context(|| layer.display().to_string())?;
+                }
+            }
+        }
         Ok(to)
     }
 
-    /// Bytes: of the tar, or of the files in the directory.
-    fn size(&self, expected: &Path) -> anyhow::Result<u64> {
-        if self.is_directory { size_of_files(expected) } else { Ok(std::fs::metadata(&self.path)?.len()) }
+    /// Bytes: of the tar, of the files in the directory, or of the layers as they are stored.
+    fn size(&self, layers: &[PathBuf], expected: &Path) -> anyhow::Result<u64> {
+        match self.kind {
+            Kind::Directory => size_of_files(expected),
+            Kind::Tar => Ok(std::fs::metadata(&self.path)?.len()),
+            Kind::Image(_) => layers.iter().map(|layer| Ok(std::fs::metadata(layer)?.len())).sum(),
+        }
+    }
+}
+
+/// Runs `nydus-image`.
+struct Converter<'a> {
+    program: &'a Path,
+    blobs: &'a Path,
+    interrupt: &'a Interrupt,
+}
+
+impl Converter<'_> {
+    fn create(&self, source: &Path, bootstrap: &Path) -> anyhow::Result<()> {
+        let mut create = Command::new(self.program);
+        create.args(["create", "--log-level", "warn", "--bootstrap"]).arg(bootstrap);
+        self.interrupt.run(create.arg("--blob-dir").arg(self.blobs).arg(source))
+    }
+
+    /// Each layer becomes a bootstrap beside it, these together the one of the image.
+    fn merge(&self, layers: &[PathBuf], bootstrap: &Path) -> anyhow::Result<()> {
+        let mut merge = Command::new(self.program);
+        merge.args(["merge", "--log-level", "warn", "--bootstrap"]).arg(bootstrap);
+        for layer in layers {
+            let of_layer = layer.with_extension("boot");
+            self.create(layer, &of_layer)?;
+            merge.arg(of_layer);
+        }
+        self.interrupt.run(&mut merge)
     }
 }
 
@@ -232,7 +307,7 @@ fn megabytes(bytes: u64) -> f64 {
 }
 
 impl Report {
-    fn table(&self, source: &Path) -> String {
+    fn table(&self, source: &str) -> String {
         let seconds = |time: Duration| format!("{:>9.3} s ", time.as_secs_f64());
         let size = |bytes: u64| format!("{:>9.1} MB", megabytes(bytes));
         // A tiny source is smaller than the tables of its image.
@@ -251,7 +326,7 @@ impl Report {
             }
         );
         let rows = [
-            ("source", size(self.source), source.display().to_string()),
+            ("source", size(self.source), source.to_owned()),
             ("blob", size(self.blob), share(self.blob)),
             ("bootstrap", size(self.bootstrap), share(self.bootstrap)),
             ("converted in", seconds(self.conversion), String::new()),
@@ -267,38 +342,5 @@ impl Report {
         let lines =
             rows.map(|(name, value, note)| format!("{name:<20}{value}  {note}").trim_end().to_owned());
         format!("\n{}\n", lines.join("\n"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_configuration_is_toml_whatever_the_paths_hold() {
-        let text = configuration(Path::new("/a \"b\""), Path::new("/c\\d"));
-        let table: toml::Table = text.parse().unwrap();
-        assert_eq!(table["backend"]["localfs"]["dir"].as_str(), Some("/a \"b\""));
-        assert_eq!(table["cache"]["filecache"]["work_dir"].as_str(), Some("/c\\d"));
-    }
-
-    #[test]
-    fn holes_of_cache_files_are_not_fetched() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = std::fs::File::create(dir.path().join("x.blob.data")).unwrap();
-        file.set_len(1 << 20).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, &[1; 8192], 65_536).unwrap();
-        file.sync_all().unwrap();
-        std::fs::write(dir.path().join("x.blob.meta"), [1; 100]).unwrap();
-        let found = fetched(dir.path()).unwrap();
-        assert_eq!(found.of, 1 << 20);
-        assert!((8192..65_536).contains(&found.bytes), "{found:?}");
-    }
-
-    #[test]
-    fn numbers_are_shown_as_people_read_them() {
-        assert!((percent(1, 8) - 12.5).abs() < 1e-9);
-        assert!(percent(1, 0).abs() < 1e-9);
-        assert_eq!(format!("{:.1}", megabytes(1_550_000)), "1.6");
     }
 }
