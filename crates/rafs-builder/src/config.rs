@@ -131,7 +131,8 @@ mod tests {
             r#"{"device":{"backend":{"type":"localfs","config":{"dir":"/b","blob_file":""}}},"mode":"x"}"#;
         let toml = "version = 2\n[backend]\ntype = \"localfs\"\n[backend.localfs]\ndir = \"/b\"\n";
         for text in [second, first, toml] {
-            assert_eq!(loaded(text), Ok(format!("{expected:?}")), "{text}");
+            let found = loaded(text).unwrap();
+            assert!(found.contains(&format!("{expected:?}")), "{text}: {found}");
         }
     }
 
@@ -147,7 +148,9 @@ mod tests {
             r#"{"version":2,"backend":{"type":"localfs","localfs":{"dir":"/b"}},"metadata_path":"/m"}"#;
         let expected = LocalFs { blob_file: None, dir: Some("/b".into()), alt_dirs: Vec::new() };
         let entry = format!(r#"{{"type":"bootstrap","id":"x","domain_id":"d","config_v2":{config}}}"#);
-        assert_eq!(read(&entry), Ok(("/m".into(), format!("{expected:?}"))));
+        let (bootstrap, backend) = read(&entry).unwrap();
+        assert_eq!(bootstrap, Path::new("/m"));
+        assert!(backend.contains(&format!("{expected:?}")), "{backend}");
         let said = |text: &str| read(text).unwrap_err();
         assert!(said(&entry.replace("\"bootstrap\"", "\"datablob\"")).contains("`type` is \"datablob\""));
         assert!(said("{}").contains("`config_v2` is missing"));
