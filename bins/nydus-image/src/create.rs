@@ -1,6 +1,7 @@
 //! `nydus-image create`: arguments to options, a progress bar, the result as log lines and JSON.
 
 mod cache;
+mod external;
 mod reference;
 mod stargz;
 mod tarfs;
@@ -23,6 +24,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Arguments of `create`.
@@ -114,6 +116,8 @@ pub struct CreateArgs {
     #[command(flatten)]
     stargz: stargz::StargzArgs,
     #[command(flatten)]
+    external: external::ExternalArgs,
+    #[command(flatten)]
     later: LaterArgs,
 }
 
@@ -129,12 +133,6 @@ impl CreateArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Not supported by this version yet")]
 struct LaterArgs {
-    /// List of files whose data is elsewhere.
-    #[arg(long, value_name = "FILE")]
-    attributes: Option<PathBuf>,
-    /// Blob for that data.
-    #[arg(long, value_name = "FILE")]
-    external_blob: Option<PathBuf>,
     /// Added to all offsets in the blob.
     #[arg(long, value_name = "OFFSET", hide = true)]
     blob_offset: Option<u64>,
@@ -147,6 +145,7 @@ const EXAMPLES: &str = "Examples:
   nydus-image create -t tar-tarfs -B layer.boot layer.tar   the tar itself stays the blob
   nydus-image create -t estargztoc-ref -B layer.boot --blob-id SHA256 stargz.index.json
   nydus-image create -t targz-ref --blob-inline-meta --features blob-toc -b layer.meta layer.tar.gz   the layer stays where it is
+  nydus-image create -t dir-rafs --attributes FILE -B model.boot -b model.blob model/   data of listed files stays where it is
   nydus-image create --parent-bootstrap base.boot -D images changes.tar
   nydus-image create --chunk-dict bootstrap=known.boot -B image.boot -b image.blob layer.tar";
 
@@ -223,6 +222,7 @@ pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
     let (input, size) = input(args)?;
     // Before the work, so that a place that cannot be written is told at once.
     let result = args.output_json.clone().map(|path| outputs.start(Place::File(path))).transpose()?;
+    let external = external::Pending::new(args, &input, &options, &outputs)?;
     let bar = progress_bar(args.progress, size);
     let progress = |count| bar.inc(count);
     let report = match input {
@@ -246,10 +246,11 @@ pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
     };
     bar.finish_and_clear();
     let report = report.with_context(|| format!("cannot build an image of {}", args.source.display()))?;
+    let written = external.map(|external| external.write(args, &report, &options, &outputs)).transpose()?;
     tell(&report);
     if let Some(mut result) = result {
         let path = result.path();
-        let text = json(&report, &options)?;
+        let text = json(&report, &written.unwrap_or_default(), &options)?;
         result.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
         Outputs::commit(vec![(result, None)])?;
     }
@@ -260,20 +261,15 @@ pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
 fn refuse_later(args: &CreateArgs) -> anyhow::Result<()> {
     let later = &args.later;
     args.cache.check(args.kind, &args.fs_version)?;
-    let options = [
-        (later.attributes.is_some(), "--attributes"),
-        (later.external_blob.is_some(), "--external-blob"),
-        (later.blob_offset.is_some_and(|offset| offset != 0), "--blob-offset"),
-    ];
+    args.external.check(args)?;
     if let Some(option) = args.stargz.misplaced(args.kind) {
         bail!(
             "{option} conflicts with a conversion that is not estargztoc-ref: the chunk table is in the blob"
         );
     }
-    match options.into_iter().find(|(given, _)| *given) {
-        Some((_, name)) => bail!("{name} is not supported by this version yet"),
-        None => Ok(()),
-    }
+    let offset = later.blob_offset.unwrap_or(0);
+    ensure!(offset == 0, "--blob-offset is not supported by this version yet");
+    Ok(())
 }
 
 fn options(args: &CreateArgs) -> anyhow::Result<Options> {
@@ -326,6 +322,7 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
             is_stdin(&args.source),
         )?,
         prefetch_table: args.prefetch_policy == PrefetchPolicy::Fs,
+        external: Arc::new(args.external.files(chunk_size)?),
         encryption: args.units.encryption(args)?,
         toc,
         parent: parent(args.parent_bootstrap.as_deref()),
@@ -359,8 +356,14 @@ fn places(args: &CreateArgs) -> anyhow::Result<Places> {
 
 /// Refuses outputs in each other's place or in that of the source, whatever they are called. Pipes and devices may be given twice.
 fn check_different(args: &CreateArgs) -> anyhow::Result<()> {
-    let outputs =
-        [("--bootstrap", &args.bootstrap), ("--blob", &args.blob), ("--output-json", &args.output_json)];
+    let external = args.external.beside(args.bootstrap.as_deref());
+    let outputs = [
+        ("--bootstrap", &args.bootstrap),
+        ("--blob", &args.blob),
+        ("--output-json", &args.output_json),
+        ("--external-blob", &args.external.external_blob),
+        ("the image of external files", &external),
+    ];
     let mut seen = vec![("SOURCE", real(&args.source))];
     for (name, path) in outputs {
         let Some(path) = path.as_deref().filter(|path| !path.exists() || path.is_file()) else { continue };
@@ -488,15 +491,15 @@ fn tell(report: &Report) {
 }
 
 /// The result as integrators read it.
-fn json(report: &Report, options: &Options) -> serde_json::Result<String> {
+fn json(report: &Report, external: &external::Written, options: &Options) -> serde_json::Result<String> {
     let blobs: Vec<&str> = report.blobs.iter().map(BlobId::as_str).collect();
     let (data, bootstrap) = report.times;
     serde_json::to_string_pretty(&serde_json::json!({
         "version": crate::tools::json_version(),
         "bootstrap": report.bootstrap_path.to_string_lossy(),
         "blobs": blobs,
-        "external_bootstrap": "",
-        "external_blobs": [],
+        "external_bootstrap": external.bootstrap.to_string_lossy(),
+        "external_blobs": external.blobs,
         "trace": {
             "consumed_time": {
                 "dump_blob": data.as_secs_f64(),

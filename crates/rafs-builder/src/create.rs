@@ -7,6 +7,7 @@ pub(crate) mod blob;
 mod cache_files;
 pub(crate) mod collect;
 mod directory;
+mod external;
 mod known;
 mod layered;
 mod pipeline;
@@ -16,6 +17,7 @@ mod tar;
 mod tarfs;
 mod v5;
 
+use crate::attributes::ExternalFiles;
 use crate::digest;
 use crate::merge::MergeError;
 use crate::open::OpenError;
@@ -25,6 +27,7 @@ use blob::{Done, Tail};
 use cache_files::CacheFiles;
 use chunk_store::{Dictionary, DictionaryError};
 use collect::Stored;
+pub use external::ExternalImage;
 use known::Known;
 pub use oci_registry::layer::End;
 use oci_registry::layer::LayerError;
@@ -41,6 +44,7 @@ use sha2::{Digest as _, Sha256};
 pub use stargz::{StargzOptions, create_stargz};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 pub use tarfs::create_tarfs;
 
@@ -151,6 +155,8 @@ pub struct Options {
     pub parent: Option<PathBuf>,
     /// Encrypt the blob; `None` for a plain one.
     pub encryption: Option<Encryption>,
+    /// Files of a directory to leave out, since their data is elsewhere; an [`ExternalImage`] has them.
+    pub external: Arc<ExternalFiles>,
 }
 
 impl Options {
@@ -211,6 +217,7 @@ impl Default for Options {
             chunk_dicts: Vec::new(),
             parent: None,
             encryption: None,
+            external: Arc::default(),
         }
     }
 }

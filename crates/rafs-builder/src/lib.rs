@@ -6,6 +6,7 @@
 //! The other way round, [`open`] finds bootstrap and blobs, [`data`] turns stored chunks into verified bytes, and [`check`],
 //! [`inspect`] and [`unpack`] stand on both. [`digest`] says by one digest what a tree is, on which [`diff`] and [`verify`] stand.
 
+pub mod attributes;
 pub mod check;
 pub mod chunkdict;
 pub mod compact;

@@ -3,6 +3,7 @@
 use super::pipeline::Feeder;
 use super::tar::{check_target, rdev};
 use super::{CreateError, Options, Scanned, Whiteouts, bad_entry, encode_xattrs, fed, first_chunk, names};
+use crate::attributes::ExternalFiles;
 use crate::tree::{Attributes, Content, NodeId};
 use rafs_format::FileType;
 use std::collections::{HashMap, HashSet};
@@ -22,7 +23,8 @@ pub(super) fn read<W>(
 ) -> Result<Scanned, CreateError> {
     // On top of a parent they mean something.
     let whiteouts = if options.parent.is_some() { Whiteouts::None } else { options.whiteouts };
-    let mut scan = Scan { read: Scanned::default(), links: HashMap::new(), whiteouts };
+    let mut scan =
+        Scan { read: Scanned::default(), links: HashMap::new(), whiteouts, external: &options.external };
     scan.root(root)?;
     let mut open = vec![(root.to_path_buf(), scan.read.tree.root())];
     while let Some((path, node)) = open.pop() {
@@ -91,22 +93,22 @@ fn file<W>(
     }
 }
 
-struct Scan {
+struct Scan<'a> {
     read: Scanned,
     /// Inodes of files with several names, by device and number.
     links: HashMap<(u64, u64), u32>,
     whiteouts: Whiteouts,
+    /// What is left out since its data is elsewhere.
+    external: &'a ExternalFiles,
 }
 
-impl Scan {
-    /// The root; its time says only when something was put into it, so it is left out.
+impl Scan<'_> {
     fn root(&mut self, path: &Path) -> Result<(), CreateError> {
         let meta = path
             .symlink_metadata()
             .map_err(|source| CreateError::Source { path: path.to_path_buf(), source })?;
         let xattrs = self.xattrs(path)?;
-        let attributes = Attributes { mtime_secs: 0, mtime_nanos: 0, ..attributes(&meta) };
-        Ok(self.read.tree.set_root(attributes, &xattrs)?)
+        Ok(self.read.tree.set_root(root_attributes(&meta), &xattrs)?)
     }
 
     fn directory(
@@ -125,12 +127,27 @@ impl Scan {
                 self.read.whiteouts += 1;
                 continue;
             }
+            if self.is_external(node, name.as_bytes()) {
+                continue;
+            }
             let child = self.entry(&path, name.as_bytes(), &meta, node)?;
             if meta.is_dir() {
                 open.push((path, child));
             }
         }
         Ok(())
+    }
+
+    fn is_external(&self, parent: NodeId, name: &[u8]) -> bool {
+        if self.external.files.is_empty() {
+            return false;
+        }
+        let mut path = self.read.tree.path(parent);
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        self.external.files.contains_key(&path)
     }
 
     /// Markers that mean something only in a merge: they name nothing in a single layer.
@@ -181,25 +198,35 @@ impl Scan {
     }
 
     fn xattrs(&mut self, path: &Path) -> Result<Vec<u8>, CreateError> {
-        let failed = |source| CreateError::Source { path: path.to_path_buf(), source };
-        let listed = match xattr::list(path) {
-            Ok(listed) => listed,
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(Vec::new()),
-            Err(error) => return Err(failed(error)),
-        };
-        let mut all = Vec::new();
-        for name in listed {
-            if let Some(value) = xattr::get(path, &name).map_err(failed)? {
-                all.push((name.as_bytes().to_vec(), value));
-            }
-        }
-        let (area, skipped) = encode_xattrs(path.as_os_str().as_bytes(), &all)?;
+        let (area, skipped) = xattrs(path)?;
         self.read.skipped_xattrs += skipped;
         Ok(area)
     }
 }
 
-fn attributes(meta: &Metadata) -> Attributes {
+/// Extended attributes of an entry, encoded, and how many were left out.
+pub(super) fn xattrs(path: &Path) -> Result<(Vec<u8>, u64), CreateError> {
+    let failed = |source| CreateError::Source { path: path.to_path_buf(), source };
+    let listed = match xattr::list(path) {
+        Ok(listed) => listed,
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok((Vec::new(), 0)),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut all = Vec::new();
+    for name in listed {
+        if let Some(value) = xattr::get(path, &name).map_err(failed)? {
+            all.push((name.as_bytes().to_vec(), value));
+        }
+    }
+    encode_xattrs(path.as_os_str().as_bytes(), &all)
+}
+
+/// Attributes of the root; its time says only when something was put into it, so it is left out.
+pub(super) fn root_attributes(meta: &Metadata) -> Attributes {
+    Attributes { mtime_secs: 0, mtime_nanos: 0, ..attributes(meta) }
+}
+
+pub(super) fn attributes(meta: &Metadata) -> Attributes {
     Attributes {
         mode: u16::try_from(meta.mode() & 0xFFFF).unwrap_or(0),
         uid: meta.uid(),
