@@ -324,6 +324,7 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
         prefetch_table: args.prefetch_policy == PrefetchPolicy::Fs,
         external: Arc::new(args.external.files(chunk_size)?),
         encryption: args.units.encryption(args)?,
+        reference_states: false,
         toc,
         parent: parent(args.parent_bootstrap.as_deref()),
         chunk_dicts: args.chunk_dict.iter().map(|text| chunk_dict(text)).collect::<anyhow::Result<_>>()?,

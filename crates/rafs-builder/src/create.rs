@@ -157,6 +157,8 @@ pub struct Options {
     pub encryption: Option<Encryption>,
     /// Files of a directory to leave out, since their data is elsewhere; an [`ExternalImage`] has them.
     pub external: Arc<ExternalFiles>,
+    /// Of a gzip layer that stays as it is: save inflate states as the reference builder does, which makes a larger table.
+    pub reference_states: bool,
 }
 
 impl Options {
@@ -218,6 +220,7 @@ impl Default for Options {
             parent: None,
             encryption: None,
             external: Arc::default(),
+            reference_states: false,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! A layer that stays as it is becomes the data of an image: only what reading it takes is written, chunk table and bootstrap.
 //!
 //! One pass, so the layer may come through a pipe. Chunks go through the pipeline for their digests, and nowhere else. Of a gzip layer inflate states are
-//! saved on the way, by the rule of the reference builder, so that tables are the same byte for byte. Invariant: the id of the data blob is the
-//! SHA-256 of every byte that was read. docs/format.md, "Layers that stay as they are".
+//! saved on the way, with what of their windows is looked back to; on demand by the rule of the reference builder, so that tables are the same byte for byte.
+//! Invariant: the id of the data blob is the SHA-256 of every byte that was read. docs/format.md, "Layers that stay as they are".
 
 mod gzip;
+mod reach;
 
 use super::blob::{Done, Tail};
 use super::collect::Stored;
@@ -26,10 +27,21 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-/// A span goes on at least over so many stored bytes, unless it becomes too long when decoded.
-const MIN_STORED: u64 = 512 << 10;
-/// A span that would become so long when decoded, in bytes, ends before the next chunk.
-const MAX_DECODED: u64 = 2 << 20;
+/// How far apart inflate states are.
+#[derive(Debug, Clone, Copy)]
+struct Distance {
+    /// A span goes on at least over so many stored bytes, unless it becomes too long when decoded.
+    stored: u64,
+    /// A span that would become so long when decoded, in bytes, ends before the next chunk.
+    decoded: u64,
+}
+
+impl Distance {
+    /// Small tables: what is read cold is twice as long.
+    const SMALL: Self = Self { stored: 1 << 20, decoded: 4 << 20 };
+    /// That of the reference builder.
+    const REFERENCE: Self = Self { stored: 512 << 10, decoded: 2 << 20 };
+}
 
 /// Builds an image of the layer `stream`, tar or tar.gz, which stays where it is. In `places` the blob is the object with the chunk table. `progress` is told plain
 /// bytes as they are read. Compression, digest and sizes of batches in `options` have no effect. Errors: a layer of another compression, a sparse file, a
@@ -191,22 +203,23 @@ fn store(
         threads: options.threads.max(1),
         dictionary: None,
     };
-    let failed = |source| CreateError::Source { path: PathBuf::from("the layer"), source };
     let shared: Shared<'_> = Rc::new(RefCell::new(Stream::new(stream).map_err(failed)?));
     refuse_others(&shared.borrow())?;
     let (claims, queue) = (pipeline::claims(), pipeline::queue());
     std::thread::scope(|scope| {
         let path = path.to_path_buf();
         let feeder = pipeline::start(scope, &claims, &queue, coding, io::sink(), path, None)?;
-        let mut sink = Sink::new(feeder, &shared);
+        let mut sink = Sink::new(feeder, &shared, options.reference_states);
         let read = tar::read_plain(Plain(Rc::clone(&shared)), &mut sink, options.chunk_size, progress);
-        let Sink { feeder, stream, given, states } = sink;
+        let shrunk = sink.shrink(true);
+        let Sink { feeder, stream, given, states, .. } = sink;
         drop(stream);
         let finished = feeder.finish();
         let (read, mut stored) = match (read, finished) {
             (Err(CreateError::Stopped), Err(error)) | (Err(error), _) | (Ok(_), Err(error)) => Err(error),
             (Ok(read), Ok((stored, _sink))) => Ok((read, stored)),
         }?;
+        shrunk.map_err(failed)?;
         // The tar reader is gone, too.
         let stream = Rc::into_inner(shared).ok_or(CreateError::Stopped)?.into_inner();
         let is_gzip = stream.is_gzip();
@@ -215,6 +228,11 @@ fn store(
         let id = BlobId::new(&sha256.to_string())?;
         Ok((read, stored, Reference { id, size, is_gzip, places, states }))
     })
+}
+
+/// The layer cannot be read.
+fn failed(source: io::Error) -> CreateError {
+    CreateError::Source { path: PathBuf::from("the layer"), source }
 }
 
 /// Refuses a layer whose bytes cannot be referred to.
@@ -262,22 +280,46 @@ struct Sink<'s, 'a, W> {
     stream: Shared<'a>,
     given: Vec<Given>,
     states: Vec<(Context, Vec<u8>)>,
+    distance: Distance,
+    /// Keep windows as they are.
+    whole: bool,
 }
 
 impl<'s, 'a, W> Sink<'s, 'a, W> {
-    fn new(feeder: Feeder<'s, W>, stream: &Shared<'a>) -> Self {
-        Self { feeder, stream: Rc::clone(stream), given: Vec::new(), states: Vec::new() }
+    /// `reference`: states as the reference builder saves them.
+    fn new(feeder: Feeder<'s, W>, stream: &Shared<'a>, reference: bool) -> Self {
+        let distance = if reference { Distance::REFERENCE } else { Distance::SMALL };
+        let stream = Rc::clone(stream);
+        Self { feeder, stream, given: Vec::new(), states: Vec::new(), distance, whole: reference }
+    }
+
+    /// Leaves of the last window what its span looks back to, when that is clear.
+    fn shrink(&mut self, ended: bool) -> io::Result<()> {
+        shrink(&mut self.stream.borrow_mut(), &mut self.states, ended)
     }
 }
 
-/// The state whose span the next chunk of `size` bytes belongs to: the last one, or a new one where that has gone on for long enough.
-fn choose<R: Read>(stream: &Stream<R>, states: &mut Vec<(Context, Vec<u8>)>, size: u64) {
-    let Some(state) = stream.state() else { return };
+/// Leaves of the last window what its span looks back to, when that is clear.
+fn shrink<R: Read>(stream: &mut Stream<R>, states: &mut [(Context, Vec<u8>)], ended: bool) -> io::Result<()> {
+    let (Some(stored), Some((context, dictionary))) = (stream.pinned(ended), states.last_mut()) else {
+        return Ok(());
+    };
+    reach::keep_reached(context, dictionary, &stored).map_err(io::Error::other)
+}
+
+/// The state whose span the next chunk of `size` bytes belongs to: the last one, or a new one where that has gone on for long enough. Is it a new one?
+fn choose<R: Read>(
+    stream: &Stream<R>,
+    states: &mut Vec<(Context, Vec<u8>)>,
+    size: u64,
+    distance: Distance,
+) -> bool {
+    let Some(state) = stream.state() else { return false };
     let goes_on = states.last().is_some_and(|(last, _)| {
         let stored = stream.consumed() - last.compressed_offset;
         let decoded = stream.produced() - last.uncompressed_offset;
         let same = state.compressed_offset == last.compressed_offset;
-        same || (stored < MIN_STORED && decoded + size < MAX_DECODED)
+        same || (stored < distance.stored && decoded + size < distance.decoded)
     });
     if !goes_on {
         let context = Context {
@@ -290,6 +332,7 @@ fn choose<R: Read>(stream: &Stream<R>, states: &mut Vec<(Context, Vec<u8>)>, siz
         };
         states.push((context, state.dictionary.clone()));
     }
+    !goes_on
 }
 
 /// Notes a chunk that was read from byte `from` of the layer and byte `at` of the tar on, and that the last span reaches to its end.
@@ -338,9 +381,13 @@ impl<W> DataSink for Sink<'_, '_, W> {
                 "it is a sparse file, which does not lie in the layer as it is",
             ));
         }
-        let Self { feeder, stream, given, states } = self;
+        let Self { feeder, stream, given, states, distance, whole } = self;
         let done = feeder.file(meta.size, &mut |buffer| {
-            choose(&stream.borrow(), states, buffer.len() as u64);
+            shrink(&mut stream.borrow_mut(), states, false).map_err(failed)?;
+            let is_new = choose(&stream.borrow(), states, buffer.len() as u64, *distance);
+            if is_new && !*whole {
+                stream.borrow_mut().pin();
+            }
             let (from, at) = (stream.borrow().consumed(), stream.borrow().produced());
             layer.read_data(buffer)?;
             given.push(note(&stream.borrow(), states, from, at)?);

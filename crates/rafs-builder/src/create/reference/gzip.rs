@@ -3,6 +3,7 @@
 //! Every stored byte is hashed and counted. A gzip layer may have several members, whose checksums are looked at. Positions are exact: nothing is read ahead
 //! of what was asked for, but for input that is buffered here. docs/format.md, "Inflate states".
 
+use super::reach::Log;
 use rafs_codec::inflate::{InflateError, Inflater, Stop, WINDOW, Wrapping};
 use rafs_format::Digest;
 use sha2::{Digest as _, Sha256};
@@ -55,6 +56,8 @@ struct Gzip {
     between: bool,
     state: State,
     window: Box<[u8; WINDOW]>,
+    /// Stored bytes from the state on.
+    log: Log,
 }
 
 impl<R: Read> Stream<R> {
@@ -75,7 +78,8 @@ impl<R: Read> Stream<R> {
             let inflater = Inflater::new(Wrapping::Gzip).map_err(io::Error::other)?;
             let window = Box::new([0; WINDOW]);
             let state = State::default();
-            stream.gzip = Some(Gzip { inflater, pending: 0, between: true, state, window });
+            let log = Log::default();
+            stream.gzip = Some(Gzip { inflater, pending: 0, between: true, state, window, log });
         }
         Ok(stream)
     }
@@ -104,6 +108,19 @@ impl<R: Read> Stream<R> {
     /// The last place where decoding may start; `None` for a plain layer, and before the first block of a gzip layer.
     pub fn state(&self) -> Option<&State> {
         self.gzip.as_ref().map(|gzip| &gzip.state).filter(|state| state.compressed_offset > 0)
+    }
+
+    /// The last place begins a span: what follows it is kept until it is clear what the span looks back to.
+    pub fn pin(&mut self) {
+        if let Some(gzip) = &mut self.gzip {
+            gzip.log.pin();
+        }
+    }
+
+    /// The stored bytes behind the pinned place, once they are all there; `ended` where no more come.
+    pub fn pinned(&mut self, ended: bool) -> Option<Vec<u8>> {
+        let produced = self.produced;
+        self.gzip.as_mut().and_then(|gzip| gzip.log.pinned(produced, ended))
     }
 
     /// SHA-256 and length of the layer, of which everything was read.
@@ -150,6 +167,7 @@ impl<R: Read> Stream<R> {
                 Err(error) => return Err(self.damaged(&error.to_string())),
             };
             (gzip.between, gzip.pending) = (false, step.pending);
+            gzip.log.add(input.get(..step.consumed).unwrap_or(&[]), self.produced);
             self.start += step.consumed;
             self.produced += step.produced as u64;
             match step.stop {
@@ -176,6 +194,8 @@ impl<R: Read> Stream<R> {
         (state.byte, state.bits) = (byte.unwrap_or(0), bits);
         state.dictionary.clear();
         state.dictionary.extend_from_slice(gzip.window.get(..size).unwrap_or(&[]));
+        let ahead = self.start - usize::from(gzip.pending / 8)..self.start;
+        gzip.log.begin(consumed, uncompressed_offset, self.buffer.get(ahead).unwrap_or(&[]));
         Ok(())
     }
 
@@ -183,6 +203,7 @@ impl<R: Read> Stream<R> {
     fn next_member(&mut self) -> Result<(), InflateError> {
         let Some(gzip) = &mut self.gzip else { return Ok(()) };
         self.start -= usize::from(gzip.pending / 8);
+        gzip.log.take_back(usize::from(gzip.pending / 8));
         (gzip.pending, gzip.between) = (0, true);
         gzip.inflater.reset(Wrapping::Gzip)
     }
