@@ -19,11 +19,15 @@ pub struct Package {
 }
 
 /// All of them. No two targets have the same name.
-pub const PACKAGES: [Package; 2] = [
+pub const PACKAGES: [Package; 3] = [
     Package { manifest: "crates/rafs-format/fuzz/Cargo.toml", targets: &["bootstrap", "blob_meta"] },
     Package {
         manifest: "crates/oci-registry/fuzz/Cargo.toml",
         targets: &["header", "docker_config", "tar_stream"],
+    },
+    Package {
+        manifest: "fuzz/Cargo.toml",
+        targets: &["sections", "spans", "inflate", "stargz_toc", "gpt", "ready_map"],
     },
 ];
 

@@ -25,7 +25,7 @@ Usage: cargo xtask CHORE [ARGUMENTS] [CHORE [ARGUMENTS]]...
   layers                        fail on a dependency between our crates that the architecture does not list
   tidy                          fail on missing headers, dead links, unused dependencies, licences not in deny.toml, ...
   ci                            run everything that decides whether a change lands, without installing packages
-  fuzz [TARGET] [--seconds N]   run the fuzz targets (bootstrap, blob_meta, header, docker_config, tar_stream; all by default, as many at once as there are processors) for N seconds each, 60 by default
+  fuzz [TARGET] [--seconds N]   run the fuzz targets (bootstrap, blob_meta, header, docker_config, tar_stream, sections, spans, inflate, stargz_toc, gpt, ready_map; all by default, as many at once as there are processors) for N seconds each, 60 by default
   soak [--seconds N]            run the fuzz targets for N seconds in all, 3600 by default, then the property tests with many cases
   golden                        copy the reference bootstraps that tests must always have from RAFS_GOLDEN into the tree
   bench                         print the figures of images and mounts (minutes; as root)

@@ -3,7 +3,6 @@
 //! checksums, and nothing is read or allocated beyond [`MAX_TABLE`].
 
 use flate2::Crc;
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
@@ -34,7 +33,7 @@ pub struct Partition {
 }
 
 /// Partitions of a disk of `size` bytes, in the order of the table. An error of kind `InvalidData`: neither copy of the table is one.
-pub fn partitions(disk: &File, size: u64) -> io::Result<Vec<Partition>> {
+pub fn partitions(disk: &impl FileExt, size: u64) -> io::Result<Vec<Partition>> {
     let mut wrong = "there is no partition table";
     for block in BLOCKS {
         let last = (size / block).saturating_sub(1);
@@ -53,7 +52,7 @@ pub fn partitions(disk: &File, size: u64) -> io::Result<Vec<Partition>> {
 type Wrong = Option<&'static str>;
 
 /// The table whose header is in the block number `at`.
-fn table(disk: &File, size: u64, block: u64, at: u64) -> io::Result<Result<Vec<Partition>, Wrong>> {
+fn table(disk: &impl FileExt, size: u64, block: u64, at: u64) -> io::Result<Result<Vec<Partition>, Wrong>> {
     let Some(header) = read(disk, size, at.saturating_mul(block), block)? else { return Ok(Err(None)) };
     let found = match entries(&header, at) {
         Ok(found) => found,
@@ -72,7 +71,7 @@ fn table(disk: &File, size: u64, block: u64, at: u64) -> io::Result<Result<Vec<P
 }
 
 /// `length` bytes of the disk; `None` where they are not all there.
-fn read(disk: &File, size: u64, start: u64, length: u64) -> io::Result<Option<Vec<u8>>> {
+fn read(disk: &impl FileExt, size: u64, start: u64, length: u64) -> io::Result<Option<Vec<u8>>> {
     if start.checked_add(length).is_none_or(|end| end > size) || length > MAX_TABLE {
         return Ok(None);
     }

@@ -24,7 +24,7 @@ pub fn write(name: &str, make: fn() -> Result<Vec<Vec<u8>>, FormatError>) {
     }
 }
 
-/// An empty image, one with a file of each type, one with a directory of several blocks.
+/// In v6 and in v5: an empty image, one with a file of each type, one with a directory of several blocks.
 pub fn bootstraps() -> Result<Vec<Vec<u8>>, FormatError> {
     let many: Vec<String> = (0..300).map(|n| format!("!name-{n:03}")).collect();
     let many = many.iter().map(|name| (name.as_str(), Node::File(u64::from(name.ends_with('7'))))).collect();
@@ -39,7 +39,8 @@ pub fn bootstraps() -> Result<Vec<Vec<u8>>, FormatError> {
         ("long", Node::Link(&long)),
         ("zero", Node::File(u64::from(CHUNK))),
     ];
-    [Vec::new(), each, many].into_iter().map(image).collect()
+    let images = [Vec::new(), each, many];
+    [false, true].iter().flat_map(|&is_v5| images.iter().map(move |children| image(children, is_v5))).collect()
 }
 
 /// Chunk tables of one and of many entries, with their headers in front.
@@ -80,19 +81,21 @@ enum Node<'a> {
 }
 
 /// The bootstrap of a root with these children, in byte order of their names. Checked: an unsound seed would start nowhere.
-fn image(children: Vec<(&str, Node<'_>)>) -> Result<Vec<u8>, FormatError> {
+fn image(children: &[(&str, Node<'_>)], is_v5: bool) -> Result<Vec<u8>, FormatError> {
     let mut tree = Tree::default();
     let inode = add(&mut tree, &Node::Dir(Vec::new()), 0)?;
     tree.entries.push(Entry { name: Span::default(), inode, children: (0, 0) });
-    fill(&mut tree, 0, &children)?;
+    fill(&mut tree, 0, children)?;
     let blobs = if tree.chunks.is_empty() { Vec::new() } else { vec![blob(number(tree.chunks.len()))?] };
+    let digests = vec![Digest([5; 32]); tree.inodes.len()];
+    let v5 = write::V5 { digests, readahead: Vec::new(), from_layer: false };
     let options = Options {
         chunk_size: CHUNK,
         compressor: Compressor::Zstd,
         digester: DigestAlgorithm::Blake3,
         explicit_ids: true,
         prefetch: vec![0, number(tree.entries.len()) - 1],
-        form: write::Form::V6,
+        form: if is_v5 { write::Form::V5(v5) } else { write::Form::V6 },
     };
     let bytes = write::bootstrap(&tree, &blobs, &options)?;
     check(&Bootstrap::parse(&bytes)?, &mut |_| Ok::<(), FormatError>(()))?;
