@@ -40,7 +40,10 @@ pub fn bootstraps() -> Result<Vec<Vec<u8>>, FormatError> {
         ("zero", Node::File(u64::from(CHUNK))),
     ];
     let images = [Vec::new(), each, many];
-    [false, true].iter().flat_map(|&is_v5| images.iter().map(move |children| image(children, is_v5))).collect()
+    [false, true]
+        .iter()
+        .flat_map(|&is_v5| images.iter().map(move |children| image(children, is_v5)))
+        .collect()
 }
 
 /// Chunk tables of one and of many entries, with their headers in front.
