@@ -88,15 +88,6 @@ fn any_flipped_byte_of_a_bootstrap_named_after_its_digest_is_found() {
 #[test]
 fn what_this_version_cannot_do_is_refused_by_name() {
     let (mut place, _) = Place::new(b"content");
-    let rest = r#""cache": {"type": "blobcache", "filecache": {"work_dir": "/tmp"}}"#;
-    let oss = format!(
-        r#"{{"version": 2, "backend": {{"type": "oss", "oss": {{"endpoint": "e", "bucket_name": "b"}}}}, {rest}}}"#
-    );
-    place.options.config = parse(&oss);
-    assert_eq!(
-        place.refused(),
-        "backend oss is not supported by this version yet, only localfs, localdisk, registry and http-proxy"
-    );
     let fscache = r#"{"version": 2, "backend": {"type": "localfs", "localfs": {"dir": "/"}}, "cache": {"type": "fscache", "fscache": {"work_dir": "/tmp"}}}"#;
     place.options.config = parse(fscache);
     assert_eq!(place.refused(), "cache type fscache is not supported by this version yet");
