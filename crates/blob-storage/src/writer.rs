@@ -16,7 +16,7 @@ pub enum Stored {
     Sent {
         /// Its size in bytes.
         size: u64,
-        /// Bytes sent again, because the first time they did not arrive.
+        /// Bytes sent again, because the first time they did not arrive; 0 from object storage, which does not count them.
         again: u64,
     },
 }

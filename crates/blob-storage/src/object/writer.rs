@@ -31,6 +31,7 @@ impl BlobWriter for ObjectStorage {
             send(&blob, source, size).await?;
             // A fresh reader: what the other one knows may be of what was there before.
             match self.blob(id).size().await? {
+                // The layer that sends parts again does not tell how many.
                 found if found == size => Ok(Stored::Sent { size, again: 0 }),
                 found => Err(blob.error(None, BackendCause::OutOfRange { size: found })),
             }
