@@ -18,8 +18,10 @@ mod part;
 mod ready;
 mod tar;
 mod units;
+mod view;
 
 pub use cache::{BlobCache, CacheOptions, CacheStats};
 pub use error::CacheError;
 pub use fill::is_short;
 pub use part::Part;
+pub use view::{BlobView, ChunkTable};

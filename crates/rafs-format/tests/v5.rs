@@ -3,6 +3,7 @@
 
 use rafs_format::check::{Summary, Visit, check};
 use rafs_format::{Bootstrap, ChunkIndex, Digest, DirEntry, FileType, FormatError, Nid, Version};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use testkit::tree::golden;
 
@@ -59,6 +60,34 @@ fn golden_images_are_sound_and_every_name_is_found() {
             }
         }
     }
+}
+
+/// The chunks of blob `n` as their records say, by number.
+fn chunks_of(bootstrap: &Bootstrap<&[u8]>, n: u32) -> BTreeMap<u32, Digest> {
+    let all = bootstrap.chunk_places().map(|place| bootstrap.chunk_at(place.unwrap()).unwrap());
+    all.filter(|chunk| chunk.blob == n).map(|chunk| (chunk.index, chunk.digest)).collect()
+}
+
+#[test]
+fn the_chunks_of_a_blob_come_in_the_order_of_their_numbers() {
+    let Some(golden) = golden() else { return };
+    let mut seen = 0;
+    for image in IMAGES.into_iter().chain(["v6-dir-zstd", "v6-layered", "v6-tar", "v6-tarfs"]) {
+        let Ok(bytes) = std::fs::read(golden.join(image).join("image.boot")) else { continue };
+        let bootstrap = Bootstrap::parse(bytes.as_slice()).unwrap();
+        let index = ChunkIndex::build(&bootstrap).unwrap();
+        for blob in (0..u32::try_from(bootstrap.blobs().len()).unwrap() + 1).chain([255, 256, u32::MAX]) {
+            let expected = chunks_of(&bootstrap, blob);
+            let end = expected.keys().last().map_or(0, |last| last + 1);
+            for number in (0..=end).chain([(1 << 24) - 1, 1 << 24, u32::MAX]) {
+                let found = index.at_or_after(&bootstrap, blob, number).unwrap();
+                let wanted = expected.range(number..).next();
+                assert_eq!(found.map(|chunk| (chunk.index, chunk.digest)), wanted.map(|(&n, &d)| (n, d)));
+            }
+            seen += expected.len();
+        }
+    }
+    assert!(seen > 100, "{seen} chunks");
 }
 
 /// What a visitor sees of one entry.
@@ -294,6 +323,7 @@ fn wander(bytes: &[u8]) {
         if let Some(index) = &index {
             let chunks = 0..bootstrap.chunk_count(&inode).min(20);
             let _good = chunks.filter(|&n| index.chunk(&bootstrap, &inode, n).is_ok()).count();
+            let _any = index.at_or_after(&bootstrap, 0, u32::try_from(nid.0).unwrap_or(0)).is_ok();
         }
     }
 }

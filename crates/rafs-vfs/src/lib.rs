@@ -4,15 +4,17 @@
 //! be fetched comes back as a [`ColdRead`]: a value to be awaited elsewhere. Only verified bytes reach a result.
 
 mod cold;
+mod data;
 mod error;
 
 pub use cold::ColdRead;
 pub use error::VfsError;
 pub use rafs_format::{DirEntry, FileType, Nid};
 
-use blob_cache::{BlobCache, Part};
+use blob_cache::{BlobCache, BlobView, Part};
 use bytes::Bytes;
-use rafs_format::{Bootstrap, ChunkIndex, FormatError, Inode, SuperFlags};
+use data::Data;
+use rafs_format::{Bootstrap, FormatError, Inode, SuperFlags};
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
@@ -60,9 +62,9 @@ pub enum Read {
 /// One mounted image.
 #[derive(Debug)]
 pub struct Rafs {
-    bootstrap: Bootstrap<Bytes>,
+    bootstrap: Arc<Bootstrap<Bytes>>,
     caches: Vec<Arc<BlobCache>>,
-    index: OnceLock<Result<ChunkIndex, FormatError>>,
+    data: OnceLock<Result<Data, FormatError>>,
 }
 
 impl Rafs {
@@ -77,7 +79,8 @@ impl Rafs {
         if found != expected {
             return Err(VfsError::CacheCount { found, expected });
         }
-        let rafs = Self { bootstrap: bootstrap.held_by(B::into), caches, index: OnceLock::new() };
+        let bootstrap = Arc::new(bootstrap.held_by(B::into));
+        let rafs = Self { bootstrap, caches, data: OnceLock::new() };
         rafs.directory(rafs.root())?;
         Ok(rafs)
     }
@@ -220,10 +223,20 @@ impl Rafs {
         Ok(Read::Done(size))
     }
 
+    /// A view of each blob, in the order of the bootstrap's blob table. The first call reads all chunk records.
+    /// Errors: chunks that contradict each other.
+    pub fn views(&self) -> Result<&[BlobView], VfsError> {
+        Ok(&self.data()?.views)
+    }
+
+    fn data(&self) -> Result<&Data, FormatError> {
+        let data = self.data.get_or_init(|| Data::new(&self.bootstrap, &self.caches));
+        data.as_ref().map_err(Clone::clone)
+    }
+
     /// The chunks that bytes `start..end` of a file lie in, with the part of each; the range is within the file.
     fn parts(&self, file: &Inode, start: u64, end: u64) -> Result<Vec<Part>, VfsError> {
-        let index = self.index.get_or_init(|| ChunkIndex::build(&self.bootstrap));
-        let index = index.as_ref().map_err(Clone::clone)?;
+        let index = &self.data()?.chunks.index;
         let chunk_size = u64::from(self.bootstrap.superblock().chunk_size);
         let part = |n: u64| {
             let chunk = index.chunk(&self.bootstrap, file, n)?;

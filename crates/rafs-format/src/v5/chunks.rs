@@ -83,8 +83,9 @@ impl Place {
 }
 
 /// Checks that records do not contradict each other: each lies within its blob, those of one chunk are equal in all but the file offset,
-/// and different chunks of a blob do not overlap when decompressed. In time n log n.
-pub(crate) fn check_chunks(reader: Reader<'_>, blobs: &[Blob]) -> Result<(), FormatError> {
+/// and different chunks of a blob do not overlap when decompressed. In time n log n. Returns the byte offset, in units of 8, of the first
+/// record of each chunk, in the order of blobs and chunks.
+pub(crate) fn check_chunks(reader: Reader<'_>, blobs: &[Blob]) -> Result<Vec<u32>, FormatError> {
     let mut places = Vec::new();
     for place in ChunkPlaces::new(reader) {
         let at = place?.0;
@@ -103,6 +104,7 @@ pub(crate) fn check_chunks(reader: Reader<'_>, blobs: &[Blob]) -> Result<(), For
         }
     }
     places.dedup_by_key(|place| (place.blob, place.index));
+    let records = places.iter().map(|place| place.record).collect();
     places.sort_unstable_by_key(|place| (place.blob, place.start, place.record));
     places.windows(2).try_for_each(|pair| match pair {
         [last, place] if last.blob == place.blob => {
@@ -112,7 +114,8 @@ pub(crate) fn check_chunks(reader: Reader<'_>, blobs: &[Blob]) -> Result<(), For
             require(good, what, at, place.start, "a place behind the chunk before")
         }
         _ => Ok(()),
-    })
+    })?;
+    Ok(records)
 }
 
 impl Reader<'_> {
