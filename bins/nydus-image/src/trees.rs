@@ -32,7 +32,9 @@ pub fn diff(args: &DiffArgs) -> anyhow::Result<ExitCode> {
     let priced = args.price || args.fail_over.is_some();
     let price = priced.then(|| diff::price(&first, &second)).transpose()?;
     if args.json {
-        let text = serde_json::to_string_pretty(&summary_json(&summary, &changes, price.as_ref()))?;
+        let (one, two) = diff::digests(&first, &second, scope)?;
+        let digests = [one.to_string(), two.to_string()];
+        let text = serde_json::to_string_pretty(&summary_json(&summary, digests, &changes, price.as_ref()))?;
         writeln!(out, "{text}")?;
     } else if let Some(price) = &price {
         writeln!(out, "{}", price_line(price))?;
@@ -105,12 +107,13 @@ fn change_json(change: &Change<'_>) -> serde_json::Value {
 /// All of a comparison as JSON.
 fn summary_json(
     summary: &Summary,
+    digests: [String; 2],
     changes: &[serde_json::Value],
     price: Option<&Price>,
 ) -> serde_json::Value {
     let mut value = json!({
         "same": summary.is_same(),
-        "tree_digests": [summary.digests.0.to_string(), summary.digests.1.to_string()],
+        "tree_digests": digests,
         "added": summary.added,
         "removed": summary.removed,
         "changed": summary.changed,

@@ -4,6 +4,7 @@
 //!   pieces of 1 MiB and nothing else: what one CPU can reach at most. The layer is made of the Rust toolchain and `/usr`; another
 //!   one: `FIGURES_LAYER=path`.
 //! * create and check of 2,000, 20,000 and 200,000 small files; the check as often as makes two million files.
+//! * diff of an image of as many small files to one of which ten have another content, on one CPU and on all.
 //!
 //! Every line is a process of its own, so that its memory is its own. CPU time is user and system together; on a machine that does
 //! other work too it is the number to look at, and the ratio of two lines is surer than either.
@@ -11,6 +12,8 @@
 
 use rafs_builder::check;
 use rafs_builder::create::{Compressor, Input, Options, create};
+use rafs_builder::diff;
+use rafs_builder::digest::Scope;
 use rafs_builder::open::Image;
 use rafs_builder::output::{Outputs, Place};
 use rafs_codec::Encoder;
@@ -49,7 +52,7 @@ fn table() {
         println!("{:<44} {:>27.2}", "create on one CPU to zstd alone", ceiling.cpu / one.cpu);
     }
     for files in [2_000, 20_000, 200_000] {
-        let tar = small_files(dir.path(), files);
+        let tar = small_files(dir.path(), files, 0);
         let size = std::fs::metadata(&tar).unwrap().len();
         line(&format!("create, {files} files, one CPU"), size, &["create", "1", tar.to_str().unwrap()]);
         std::fs::remove_file(&tar).unwrap();
@@ -64,6 +67,26 @@ fn table() {
             "  microseconds of CPU for each file",
             found.cpu / f64::from(times) / f64::from(files) * 1e6
         );
+        diffs(dir.path(), &boot, files);
+    }
+}
+
+/// The lines for comparing the image of so many small files at `boot` to one with another content in ten of them.
+fn diffs(dir: &Path, boot: &Path, files: u32) {
+    let other = dir.join("other.boot");
+    std::fs::rename(boot, &other).unwrap();
+    let tar = small_files(dir, files, files / 10);
+    build(&tar);
+    std::fs::remove_file(&tar).unwrap();
+    let size = std::fs::metadata(boot).unwrap().len() * 2;
+    let times = 2_000_000 / files;
+    for (on, cpus) in [("one CPU", "1"), ("all CPUs", "0")] {
+        let paths = [boot, &other].map(|path| path.to_str().unwrap());
+        let name = format!("diff, {files} files, {times} times, {on}");
+        let args = ["diff", cpus, paths[0], &times.to_string(), paths[1]];
+        let found = line(&name, size * u64::from(times), &args);
+        let (wall, cpu) = (found.wall / f64::from(times) * 1e3, found.cpu / f64::from(times) * 1e3);
+        println!("{:<44} {wall:>19.1} {cpu:>7.1}", "  milliseconds for one: wall, CPU");
     }
 }
 
@@ -87,7 +110,7 @@ fn line(name: &str, bytes: u64, args: &[&str]) -> Found {
     found
 }
 
-/// Does the work of a line: what, on how many CPUs (0: all), of which file, how often.
+/// Does the work of a line: what, on how many CPUs (0: all), of which file, how often, with which other file.
 fn measure(args: &[String]) {
     if args[1] == "1" {
         // The last one that may be used: the first often serves interrupts.
@@ -105,6 +128,10 @@ fn measure(args: &[String]) {
         "check" => (0..args[3].parse().unwrap()).for_each(|_: u32| {
             check::structure(&Image::open(path).unwrap()).unwrap();
         }),
+        "diff" => {
+            let paths = (path, Path::new(&args[4]));
+            (0..args[3].parse().unwrap()).for_each(|_: u32| compare(paths));
+        }
         other => panic!("{other}"),
     }
     println!("{} {} {}", started.elapsed().as_secs_f64(), cpu_seconds(), peak_megabytes());
@@ -127,6 +154,15 @@ fn compress(path: &Path) {
         }
         encoder.encode(&plain[..filled], &mut out).unwrap();
     }
+}
+
+fn compare((first, second): (&Path, &Path)) {
+    let (first, second) = std::thread::scope(|threads| {
+        let second = threads.spawn(|| Image::open(second).unwrap());
+        (Image::open(first).unwrap(), second.join().unwrap())
+    });
+    let found = diff::diff(&first, &second, Scope::Full, &mut |_| Ok(())).unwrap();
+    assert_eq!((found.added, found.removed, found.changed), (0, 0, 10));
 }
 
 fn build(path: &Path) {
@@ -194,12 +230,15 @@ fn add<W: Write>(out: &mut tar::Builder<W>, dir: &Path, left: &mut u64) {
     }
 }
 
-/// A tar of many small files, 100 in each directory.
-fn small_files(dir: &Path, count: u32) -> PathBuf {
+/// A tar of many small files, 100 in each directory; every `other`-th has another content than with 0.
+fn small_files(dir: &Path, count: u32, other: u32) -> PathBuf {
     let path = dir.join("small.tar");
     let mut out = tar::Builder::new(BufWriter::new(File::create(&path).unwrap()));
     for n in 0..count {
-        let data = format!("{n} ").repeat(n as usize % 300 + 1);
+        let mut data = format!("{n} ").repeat(n as usize % 300 + 1);
+        if other > 0 && n % other == 0 {
+            data.replace_range(..1, "!");
+        }
         let mut header = tar::Header::new_gnu();
         header.set_size(data.len() as u64);
         header.set_mode(0o644);

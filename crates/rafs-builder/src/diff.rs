@@ -1,13 +1,14 @@
 //! `nydus-image diff`: what is different in two images, and what fetching the difference costs.
 //!
-//! Each image is read once for the digests of its directories ([`Directories`]); from then on only directories whose digests differ are looked into, so the
+//! Each image is checked, then one pass over both says which directories are different ([`compare`]); from then on only these are looked into, so the
 //! work is that of the changes and of the directories on the way to them, not that of the tree. Changes come in the order of a walk: a directory before what is
 //! in it, names in byte order. A path that is in both images is *changed*, also where its type is; what is below an added or removed directory is listed too.
 
-use crate::digest::{DigestError, Directories, Scope};
+use crate::digest::{self, DigestError, Scope};
 use crate::open::Image;
 use rafs_format::read::DirEntries;
 use rafs_format::{Blob, BlobId, Bootstrap, Chunk, Digest, DirEntry, FileType, FormatError, Inode, Nid};
+use rafs_merkle::compare::{self, Checked, CompareError, Pair, Pairs};
 use rafs_merkle::tree::PathId;
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
@@ -88,53 +89,75 @@ impl Part {
 /// What a comparison came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
-    /// Tree digests of both images.
-    pub digests: (Digest, Digest),
     /// Paths only in the second image.
     pub added: u64,
     /// Paths only in the first.
     pub removed: u64,
     /// Paths different in both.
     pub changed: u64,
-    /// Nodes read after the digests were there: a path in both images counts once, a directory that was not looked into not at all.
+    /// Nodes read after it was known which directories are different: a path in both images counts once, a directory that was not looked into not at all.
     pub visited: u64,
 }
 
 impl Summary {
     /// Are the trees the same?
     pub fn is_same(&self) -> bool {
-        self.digests.0 == self.digests.1
+        self.added == 0 && self.removed == 0 && self.changed == 0
     }
 }
 
-/// Compares two images; `each` is told every change. Both are checked on the way. Two threads for the time of the first pass.
+/// Compares two images; `each` is told every change. Both are checked on the way, on two threads.
 pub fn diff(
     first: &Image,
     second: &Image,
     scope: Scope,
     each: &mut dyn FnMut(&Change<'_>) -> io::Result<()>,
 ) -> Result<Summary, DiffError> {
-    let (one, two) = std::thread::scope(|threads| {
-        let other = threads.spawn(|| Side::new(second, scope));
-        let mine = Side::new(first, scope);
-        // A panic there is one here.
-        (mine, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    });
+    let (one, two) = both_at_once(|| Side::new(first), || Side::new(second));
     let sides = (one?, two?);
-    let digests = (sides.0.directories.tree(), sides.1.directories.tree());
+    let different = compare::different(&sides.0.checked, &sides.1.checked, scope);
+    let different = different.map_err(|error| failed((first, second), error))?;
     let mut diff = Diff {
         sides,
         scope,
+        different,
         path: Vec::new(),
         open: Vec::new(),
         pairs: HashMap::new(),
-        summary: Summary { digests, added: 0, removed: 0, changed: 0, visited: 0 },
+        summary: Summary { added: 0, removed: 0, changed: 0, visited: 0 },
         each,
     };
-    if !diff.summary.is_same() {
+    if !diff.different.is_empty() {
         diff.run()?;
     }
     Ok(diff.summary)
+}
+
+/// Tree digests of two images, on two threads. Nothing that a comparison needs: for who wants to know.
+pub fn digests(first: &Image, second: &Image, scope: Scope) -> Result<(Digest, Digest), DiffError> {
+    let digest = |image: &Image| {
+        let tree = digest::tree(image.bootstrap(), scope).map_err(|source| named(image, source))?;
+        Ok::<_, DiffError>(tree.digest)
+    };
+    let (one, two) = both_at_once(|| digest(first), || digest(second));
+    Ok((one?, two?))
+}
+
+/// Runs `two` on a thread beside `one`.
+fn both_at_once<T: Send>(one: impl FnOnce() -> T, two: impl FnOnce() -> T + Send) -> (T, T) {
+    std::thread::scope(|threads| {
+        let other = threads.spawn(two);
+        let mine = one();
+        // A panic there is one here.
+        (mine, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+fn failed(images: (&Image, &Image), error: CompareError) -> DiffError {
+    match error {
+        CompareError::First(source) => named(images.0, source.into()),
+        CompareError::Second(source) => named(images.1, source.into()),
+    }
 }
 
 fn named(image: &Image, source: DigestError) -> DiffError {
@@ -144,28 +167,21 @@ fn named(image: &Image, source: DigestError) -> DiffError {
 /// One of the two images.
 struct Side<'a> {
     image: &'a Image,
-    directories: Directories<'a, Vec<u8>>,
+    checked: Checked<'a, Vec<u8>>,
 }
 
 impl<'a> Side<'a> {
-    fn new(image: &'a Image, scope: Scope) -> Result<Self, DiffError> {
-        let directories = Directories::compute(image.bootstrap(), scope);
-        Ok(Self { image, directories: directories.map_err(|source| named(image, source))? })
+    fn new(image: &'a Image) -> Result<Self, DiffError> {
+        let checked = Checked::new(image.bootstrap());
+        Ok(Self { image, checked: checked.map_err(|source| named(image, source))? })
     }
 
     fn bootstrap(&self) -> &'a Bootstrap<Vec<u8>> {
         self.image.bootstrap()
     }
 
-    fn names(&self, dir: &Inode) -> Result<Names<'a>, DiffError> {
-        let entries = self.fine(self.bootstrap().dir_entries(dir, 0))?;
-        Ok(Names { entries, next: None })
-    }
-
-    /// The first path of an inode where the one with id `here` is a further one.
-    fn link(&self, inode: &Inode, here: &mut dyn FnMut() -> PathId) -> Option<PathId> {
-        let link = self.directories.link(inode.nid)?;
-        (link.first != here()).then_some(link.first)
+    fn names(&self, dir: &Inode) -> Result<DirEntries<'a>, DiffError> {
+        self.fine(self.bootstrap().dir_entries(dir, 0))
     }
 
     fn fine<T>(&self, done: Result<T, FormatError>) -> Result<T, DiffError> {
@@ -173,28 +189,9 @@ impl<'a> Side<'a> {
     }
 }
 
-/// The names in a directory, one of which can be looked at before it is taken.
-struct Names<'a> {
-    entries: DirEntries<'a>,
-    next: Option<DirEntry<'a>>,
-}
-
-impl<'a> Names<'a> {
-    fn peek(&mut self) -> Result<Option<DirEntry<'a>>, FormatError> {
-        while self.next.is_none() {
-            match self.entries.next().transpose()? {
-                Some(entry) if matches!(entry.name, b"." | b"..") => {}
-                Some(entry) => self.next = Some(entry),
-                None => break,
-            }
-        }
-        Ok(self.next)
-    }
-}
-
 /// A directory that is looked into, in one image or both.
 struct Open<'a> {
-    names: (Option<Names<'a>>, Option<Names<'a>>),
+    names: Pairs<'a>,
     id: PathId,
     /// Length of the path up to here.
     path: usize,
@@ -203,6 +200,8 @@ struct Open<'a> {
 struct Diff<'a, 'e> {
     sides: (Side<'a>, Side<'a>),
     scope: Scope,
+    /// Directories of both images that are different, as inodes of the first.
+    different: HashSet<Nid>,
     path: Vec<u8>,
     open: Vec<Open<'a>>,
     /// What was found of two inodes that both have several names, so that it is found once.
@@ -218,66 +217,50 @@ impl<'a> Diff<'a, '_> {
         self.both(roots.0, roots.1, PathId::ROOT)?;
         while let Some(mut dir) = self.open.pop() {
             self.path.truncate(dir.path);
-            let (left, right) = self.next(&mut dir)?;
-            let Some(name) = left.or(right).map(|entry| entry.name) else { continue };
+            let images = (self.sides.0.image, self.sides.1.image);
+            let Some(pair) = dir.names.step().map_err(|error| failed(images, error))? else { continue };
+            let (Pair::First(DirEntry { name, .. })
+            | Pair::Second(DirEntry { name, .. })
+            | Pair::Both(DirEntry { name, .. }, _)) = pair;
             if self.path.last() != Some(&b'/') {
                 self.path.push(b'/');
             }
             self.path.extend_from_slice(name);
             let id = dir.id;
             self.open.push(dir);
-            match (left, right) {
-                (Some(left), Some(right)) => self.pair(&left, &right, id)?,
-                (Some(left), None) => self.alone(left.nid, true, id)?,
-                (None, Some(right)) => self.alone(right.nid, false, id)?,
-                (None, None) => {}
+            match pair {
+                Pair::Both(left, right) => self.pair(&left, &right, id)?,
+                Pair::First(left) => self.alone(left.nid, true, id)?,
+                Pair::Second(right) => self.alone(right.nid, false, id)?,
             }
         }
         Ok(())
     }
 
-    /// The next name of a directory in byte order, from where it is.
-    fn next(&self, dir: &mut Open<'a>) -> Result<(Option<DirEntry<'a>>, Option<DirEntry<'a>>), DiffError> {
-        fn peek<'a>(names: &mut Option<Names<'a>>) -> Result<Option<DirEntry<'a>>, FormatError> {
-            names.as_mut().map_or(Ok(None), Names::peek)
-        }
-        let left = self.sides.0.fine(peek(&mut dir.names.0))?;
-        let right = self.sides.1.fine(peek(&mut dir.names.1))?;
-        let first = left.iter().chain(&right).map(|entry| entry.name).min();
-        let take = |names: &mut Option<Names<'a>>, entry: Option<DirEntry<'a>>| {
-            let entry = entry.filter(|entry| Some(entry.name) == first)?;
-            names.as_mut().and_then(|names| names.next.take());
-            Some(entry)
-        };
-        Ok((take(&mut dir.names.0, left), take(&mut dir.names.1, right)))
-    }
-
     /// A name that both images have.
     fn pair(&mut self, left: &DirEntry<'a>, right: &DirEntry<'a>, dir: PathId) -> Result<(), DiffError> {
-        let digests = (self.sides.0.directories.get(left.nid), self.sides.1.directories.get(right.nid));
-        if digests.0.is_some() && digests.0 == digests.1 {
-            return Ok(());
-        }
-        let mut id = None;
-        let mut id = || *id.get_or_insert_with(|| dir.join(left.name));
-        if digests.0.is_some() && digests.1.is_some() {
-            return self.both(left.nid, right.nid, id());
+        let name = left.name;
+        if left.file_type == FileType::Directory && right.file_type == FileType::Directory {
+            let is_different = self.different.contains(&left.nid);
+            return if is_different { self.both(left.nid, right.nid, dir.join(name)) } else { Ok(()) };
         }
         self.summary.visited += 1;
         let one = self.sides.0.fine(self.sides.0.bootstrap().inode(left.nid))?;
         let two = self.sides.1.fine(self.sides.1.bootstrap().inode(right.nid))?;
         let mut parts = self.parts(&one, &two)?;
-        if self.sides.0.link(&one, &mut id) != self.sides.1.link(&two, &mut id) {
+        let links = (&self.sides.0.checked, &self.sides.1.checked);
+        if links.0.link(one.nid, &dir, name) != links.1.link(two.nid, &dir, name) {
             parts.push(Part::Link);
         }
         self.tell_changed(&parts)?;
-        // Where the type changed, one may be a directory.
-        if one.file_type == FileType::Directory {
-            let names = self.sides.0.names(&one)?;
-            self.open.push(Open { names: (Some(names), None), id: id(), path: self.path.len() });
-        } else if two.file_type == FileType::Directory {
-            let names = self.sides.1.names(&two)?;
-            self.open.push(Open { names: (None, Some(names)), id: id(), path: self.path.len() });
+        // Where the type changed, one may be a directory. Nothing below it has a partner, so nobody asks for its id.
+        let is_directory = |inode: &Inode| inode.file_type == FileType::Directory;
+        if is_directory(&one) {
+            let names = Pairs::new(Some(self.sides.0.names(&one)?), None);
+            self.open.push(Open { names, id: dir, path: self.path.len() });
+        } else if is_directory(&two) {
+            let names = Pairs::new(None, Some(self.sides.1.names(&two)?));
+            self.open.push(Open { names, id: dir, path: self.path.len() });
         }
         Ok(())
     }
@@ -290,7 +273,7 @@ impl<'a> Diff<'a, '_> {
         let mut parts = Vec::new();
         self.attributes(&one, &two, &mut parts)?;
         self.tell_changed(&parts)?;
-        let names = (Some(self.sides.0.names(&one)?), Some(self.sides.1.names(&two)?));
+        let names = Pairs::new(Some(self.sides.0.names(&one)?), Some(self.sides.1.names(&two)?));
         self.open.push(Open { names, id, path: self.path.len() });
         Ok(())
     }
@@ -303,7 +286,7 @@ impl<'a> Diff<'a, '_> {
         let kind = if is_first { Kind::Removed(inode.file_type) } else { Kind::Added(inode.file_type) };
         if inode.file_type == FileType::Directory {
             let names = Some(side.names(&inode)?);
-            let names = if is_first { (names, None) } else { (None, names) };
+            let names = if is_first { Pairs::new(names, None) } else { Pairs::new(None, names) };
             // Nothing below has a partner, so nobody asks for links.
             self.open.push(Open { names, id: dir, path: self.path.len() });
         }
@@ -353,16 +336,7 @@ impl<'a> Diff<'a, '_> {
     }
 
     fn xattrs_differ(&self, one: &Inode, two: &Inode) -> Result<bool, DiffError> {
-        let sorted = |side: &Side<'a>, inode: &Inode| {
-            let xattrs = side.fine(side.bootstrap().xattrs(inode))?;
-            let pairs = xattrs.map(|xattr| {
-                let xattr = side.fine(xattr)?;
-                Ok(([xattr.prefix.as_bytes(), xattr.suffix].concat(), xattr.value))
-            });
-            let mut pairs = pairs.collect::<Result<Vec<_>, DiffError>>()?;
-            pairs.sort_unstable();
-            Ok::<_, DiffError>(pairs)
-        };
+        let sorted = |side: &Side<'a>, inode| side.fine(compare::sorted_xattrs(side.bootstrap(), inode));
         Ok(sorted(&self.sides.0, one)? != sorted(&self.sides.1, two)?)
     }
 
@@ -390,9 +364,7 @@ impl<'a> Diff<'a, '_> {
             return Ok(true);
         }
         for n in 0..chunks {
-            if first.fine(first.directories.chunk(one, n))?
-                != second.fine(second.directories.chunk(two, n))?
-            {
+            if first.fine(first.checked.chunk(one, n))? != second.fine(second.checked.chunk(two, n))? {
                 return Ok(true);
             }
         }

@@ -8,10 +8,10 @@ use common::{Tree as SeenTree, escape};
 use proptest::prelude::*;
 use rafs_builder::create::{Input, Options, create};
 use rafs_builder::diff::{self, Change, Kind, Part, Price, Summary};
-use rafs_builder::digest::Scope;
+use rafs_builder::digest::{Directories, Scope};
 use rafs_builder::open::Image;
 use rafs_builder::output::{Outputs, Place};
-use rafs_format::FormatError;
+use rafs_format::{Bootstrap, FormatError, Inode};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -105,6 +105,33 @@ fn image(children: &Children, dir: &Path, name: &str) -> (Image, SeenTree) {
     (Image::open(&dir.join(name)).unwrap(), maker.finish())
 }
 
+/// An image with the digests of its directories.
+struct Hashed<'a>(&'a Bootstrap<Vec<u8>>, Directories<'a, Vec<u8>>);
+
+impl<'a> Hashed<'a> {
+    fn new(image: &'a Image, scope: Scope) -> Self {
+        Self(image.bootstrap(), Directories::compute(image.bootstrap(), scope).unwrap())
+    }
+
+    /// Inodes in a directory by name; nothing in what is no directory.
+    fn children(&self, dir: Option<&Inode>) -> BTreeMap<&'a [u8], Inode> {
+        let entries = dir.into_iter().flat_map(|dir| self.0.dir_entries(dir, 0).into_iter().flatten());
+        let entries = entries.map(Result::unwrap).filter(|entry| !matches!(entry.name, b"." | b".."));
+        entries.map(|entry| (entry.name, self.0.inode(entry.nid).unwrap())).collect()
+    }
+}
+
+/// Nodes that a comparison by digests of directories looks at: those in directories that are different.
+fn visits(sides: (&Hashed<'_>, &Hashed<'_>), one: Option<&Inode>, two: Option<&Inode>) -> u64 {
+    let digests = (one.and_then(|dir| sides.0.1.get(dir.nid)), two.and_then(|dir| sides.1.1.get(dir.nid)));
+    if digests.0.is_some() && digests.0 == digests.1 {
+        return 0;
+    }
+    let (first, second) = (sides.0.children(one), sides.1.children(two));
+    let names: std::collections::BTreeSet<_> = first.keys().chain(second.keys()).collect();
+    1 + names.iter().map(|name| visits(sides, first.get(*name), second.get(*name))).sum::<u64>()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -118,6 +145,15 @@ proptest! {
         prop_assert_eq!(&found, &expected((&seen_first, &first), (&seen_second, &second)));
         prop_assert_eq!(summary.is_same(), found.is_empty());
         prop_assert_eq!(summary.added + summary.removed + summary.changed, found.len() as u64);
+        for scope in [Scope::Full, Scope::Content] {
+            let (summary, _) = changes(&first, &second, scope);
+            let (one, two) = (Hashed::new(&first, scope), Hashed::new(&second, scope));
+            let roots = [&one, &two].map(|side| side.0.inode(side.0.superblock().root).unwrap());
+            prop_assert_eq!(summary.visited, visits((&one, &two), Some(&roots[0]), Some(&roots[1])));
+            prop_assert_eq!(summary.is_same(), one.1.tree() == two.1.tree());
+            let digests = diff::digests(&first, &second, scope).unwrap();
+            prop_assert_eq!(digests, (one.1.tree(), two.1.tree()));
+        }
         let (summary, found) = changes(&first, &first, Scope::Content);
         prop_assert_eq!((summary.visited, found), (0, Changes::new()));
     }

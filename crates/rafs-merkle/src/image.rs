@@ -4,6 +4,7 @@
 //! a checked tree. Time is linear in the bootstrap; memory is the digests of chunks by their numbers (32 bytes for each in most images), the directories open at
 //! the time, and 72 bytes for each inode with several names. Whoever wants the digests of all directories pays 40 bytes for each.
 
+use crate::contents::Contents;
 use crate::proof::{Proof, Step, siblings};
 pub use crate::tree::Scope;
 use crate::tree::{Attributes, NodeHasher, PathId, TreeHasher, entry};
@@ -11,10 +12,7 @@ use rafs_format::check::{self, Summary, Visit};
 use rafs_format::inode::decode_rdev;
 use rafs_format::tree::{Entry, NewInode, Tree};
 use rafs_format::xattr::{Xattr, Xattrs};
-use rafs_format::{
-    Blob, Bootstrap, Chunk, ChunkIndex, ChunkRef, Digest, DigestAlgorithm, FileType, FormatError, Inode, Nid,
-    SuperFlags,
-};
+use rafs_format::{Blob, Bootstrap, Chunk, Digest, DigestAlgorithm, FileType, FormatError, Inode, Nid};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -202,11 +200,6 @@ impl<'a, B: AsRef<[u8]>> Directories<'a, B> {
         self.links.get(&nid)
     }
 
-    /// Digest of the `n`-th chunk of a file, and by what it is.
-    pub fn chunk(&self, file: &Inode, n: u64) -> Result<(DigestAlgorithm, Digest), FormatError> {
-        self.nodes.chunk(file, n)
-    }
-
     /// Proves that `path`, names from the root down, is part of this image. Costs as much as the directories on the way have entries.
     pub fn prove(&mut self, path: &[&[u8]]) -> Result<Proof, DigestError> {
         let bootstrap = self.nodes.bootstrap;
@@ -328,9 +321,7 @@ impl<B: AsRef<[u8]>> Digester<'_, '_, B> {
 #[derive(Debug)]
 struct Nodes<'a, B> {
     bootstrap: &'a Bootstrap<B>,
-    chunks: Chunks,
-    /// For images without a chunk table, whose inodes hold the records of their chunks.
-    index: Option<ChunkIndex>,
+    contents: Contents<'a, B>,
     hasher: NodeHasher,
     /// Those of the inode looked at, to be allocated once.
     xattrs: Vec<Xattr<'a>>,
@@ -338,21 +329,8 @@ struct Nodes<'a, B> {
 
 impl<'a, B: AsRef<[u8]>> Nodes<'a, B> {
     fn new(bootstrap: &'a Bootstrap<B>, scope: Scope) -> Result<Self, DigestError> {
-        if bootstrap.superblock().flags.contains(SuperFlags::TARFS) {
-            return Err(DigestError::Tarfs);
-        }
-        if bootstrap.blobs().iter().any(Blob::is_external) {
-            return Err(DigestError::External);
-        }
-        let (chunks, hasher) = (Chunks::read(bootstrap, DENSE)?, NodeHasher::new(scope));
-        let has_table = bootstrap.superblock().chunk_table_records > 0;
-        let index = if has_table { None } else { Some(ChunkIndex::build(bootstrap)?) };
-        Ok(Self { bootstrap, chunks, index, hasher, xattrs: Vec::new() })
-    }
-
-    /// Digest of the `n`-th chunk of a file, and by what it is.
-    fn chunk(&self, file: &Inode, n: u64) -> Result<(DigestAlgorithm, Digest), FormatError> {
-        chunk(self.bootstrap, &self.chunks, self.index.as_ref(), file, n)
+        let (contents, hasher) = (Contents::new(bootstrap)?, NodeHasher::new(scope));
+        Ok(Self { bootstrap, contents, hasher, xattrs: Vec::new() })
     }
 
     fn read_xattrs(&mut self, inode: &Inode) -> Result<&mut [Xattr<'a>], FormatError> {
@@ -366,14 +344,14 @@ impl<'a, B: AsRef<[u8]>> Nodes<'a, B> {
     /// Node digest of what is not a directory.
     fn digest(&mut self, inode: &Inode) -> Result<Digest, FormatError> {
         self.read_xattrs(inode)?;
-        let Self { bootstrap, chunks, index, hasher, xattrs } = self;
+        let Self { bootstrap, contents, hasher, xattrs } = self;
         let input = hasher.begin(&Attributes::from(inode), xattrs);
         match inode.file_type {
             FileType::Regular => {
                 let count = bootstrap.chunk_count(inode);
                 let mut file = input.file(inode.size, count);
                 for n in 0..count {
-                    let (by, digest) = chunk(bootstrap, chunks, index.as_ref(), inode, n)?;
+                    let (by, digest) = contents.chunk(inode, n)?;
                     file.chunk(by, &digest);
                 }
                 Ok(file.finish())
@@ -384,137 +362,6 @@ impl<'a, B: AsRef<[u8]>> Nodes<'a, B> {
             FileType::Directory => {
                 let (found, expected) = (inode.file_type.name(), "file, symlink or device");
                 Err(FormatError::WrongType { nid: inode.nid.0, found, expected })
-            }
-        }
-    }
-}
-
-/// Digest of the `n`-th chunk of a file, from `index` where there is one.
-fn chunk<B: AsRef<[u8]>>(
-    bootstrap: &Bootstrap<B>,
-    chunks: &Chunks,
-    index: Option<&ChunkIndex>,
-    file: &Inode,
-    n: u64,
-) -> Result<(DigestAlgorithm, Digest), FormatError> {
-    let Some(index) = index else { return chunks.get(bootstrap.chunk_ref(file, n)?) };
-    let chunk = index.chunk(bootstrap, file, n)?;
-    let blob = usize::try_from(chunk.blob).ok().and_then(|blob| bootstrap.blobs().get(blob));
-    let by = blob.map_or(bootstrap.superblock().digester, |blob| blob.digester);
-    Ok((by, chunk.digest))
-}
-
-/// Digests of all chunks of an image by blob and number. v6 has its records sorted by digest, and looking for one and then reading it, for each
-/// chunk of each file, is two waits for memory; this is filled in the order of the records. For images that are checked: it does not
-/// look whether references and records agree.
-#[derive(Debug)]
-struct Chunks(Vec<(DigestAlgorithm, OfBlob)>);
-
-/// Digests of the chunks of one blob.
-#[derive(Debug)]
-enum OfBlob {
-    /// By number; zeros for what no record is of.
-    Dense(Vec<Digest>),
-    /// Sorted by number: where few chunks of a large blob are used, as a bad image may claim of each of its blobs.
-    Sparse(Vec<(u32, Digest)>),
-}
-
-/// Numbers for each record, and besides, up to which digests are held densely: at most 128 bytes for each record.
-const DENSE: (u64, u64) = (4, 64);
-
-impl Chunks {
-    /// Reads the chunk table; see [`DENSE`] for the second argument.
-    fn read<B: AsRef<[u8]>>(bootstrap: &Bootstrap<B>, dense: (u64, u64)) -> Result<Self, FormatError> {
-        let records = bootstrap.superblock().chunk_table_records;
-        let mut counts = vec![0u64; bootstrap.blobs().len()];
-        for n in 0..records {
-            let blob = usize::try_from(bootstrap.chunk_record(n)?.blob).ok();
-            if let Some(count) = blob.and_then(|blob| counts.get_mut(blob)) {
-                *count += 1;
-            }
-        }
-        let mut blobs: Vec<_> = bootstrap
-            .blobs()
-            .iter()
-            .zip(counts)
-            .map(|(blob, count)| {
-                let is_dense = u64::from(blob.chunk_count) <= count * dense.0 + dense.1;
-                let size = usize::try_from(blob.chunk_count).ok().filter(|_| is_dense);
-                let of_blob = size
-                    .map_or(OfBlob::Sparse(Vec::new()), |size| OfBlob::Dense(vec![Digest([0; 32]); size]));
-                (blob.digester, of_blob)
-            })
-            .collect();
-        for n in 0..records {
-            let chunk = bootstrap.chunk_record(n)?;
-            match usize::try_from(chunk.blob).ok().and_then(|blob| blobs.get_mut(blob)) {
-                Some((_, OfBlob::Dense(digests))) => {
-                    if let Some(digest) = digests.get_mut(chunk.index as usize) {
-                        *digest = chunk.digest;
-                    }
-                }
-                Some((_, OfBlob::Sparse(digests))) => digests.push((chunk.index, chunk.digest)),
-                // The check refuses such a record.
-                None => {}
-            }
-        }
-        for (_, digests) in &mut blobs {
-            if let OfBlob::Sparse(digests) = digests {
-                digests.sort_unstable();
-            }
-        }
-        Ok(Self(blobs))
-    }
-
-    /// Digest of a chunk, and by what it is.
-    fn get(&self, reference: ChunkRef) -> Result<(DigestAlgorithm, Digest), FormatError> {
-        let ChunkRef { blob, chunk, block } = reference;
-        let none = FormatError::NoSuchChunk { blob, chunk, block };
-        let Some((by, digests)) = usize::try_from(blob).ok().and_then(|blob| self.0.get(blob)) else {
-            return Err(none);
-        };
-        let digest = match digests {
-            OfBlob::Dense(digests) => digests.get(chunk as usize),
-            OfBlob::Sparse(digests) => {
-                let at = digests.partition_point(|(number, _)| *number < chunk);
-                digests.get(at).filter(|(number, _)| *number == chunk).map(|(_, digest)| digest)
-            }
-        };
-        digest.map(|digest| (*by, *digest)).ok_or(none)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunks_are_found_however_they_are_held() {
-        let data: Vec<u8> = (0..20_000u32).flat_map(u32::to_le_bytes).collect();
-        let options = testkit::image::options(4096, rafs_format::Compressor::None);
-        let image = testkit::image::of_files(&[("a", &data), ("b", &data[4096..9000])], &options);
-        let bootstrap = image.parsed();
-        let index = ChunkIndex::build(&bootstrap).unwrap();
-        for dense in [DENSE, (0, 0)] {
-            let chunks = Chunks::read(&bootstrap, dense).unwrap();
-            assert_eq!(matches!(chunks.0[0].1, OfBlob::Dense(_)), dense == DENSE);
-            let mut seen = 0;
-            check::check(&bootstrap, &mut |visit| {
-                let files = [&visit.inode].into_iter().filter(|inode| inode.file_type == FileType::Regular);
-                for (file, n) in
-                    files.flat_map(|file| (0..bootstrap.chunk_count(file)).map(move |n| (file, n)))
-                {
-                    let reference = bootstrap.chunk_ref(file, n)?;
-                    let expected = index.resolve(&bootstrap, reference)?.digest;
-                    assert_eq!(chunks.get(reference), Ok((DigestAlgorithm::Blake3, expected)));
-                    seen += 1;
-                }
-                Ok::<_, FormatError>(())
-            })
-            .unwrap();
-            assert_eq!(seen, 22);
-            for (blob, chunk) in [(0, 1 << 23), (7, 0)] {
-                assert!(chunks.get(ChunkRef { blob, chunk, block: 0 }).is_err());
             }
         }
     }

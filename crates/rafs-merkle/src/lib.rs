@@ -9,6 +9,8 @@
 //! [`inode`] makes the digests that a v5 bootstrap states. [`tree`] says by one digest what a whole file system is, [`image`] computes it of one, and [`proof`] that one path is part of it.
 #![forbid(unsafe_code)]
 
+pub mod compare;
+mod contents;
 pub mod external;
 pub mod image;
 pub mod inode;
