@@ -130,6 +130,10 @@ pub struct FuseArgs {
     /// File with one path to prefetch per line; no effect in this version.
     #[arg(long, value_name = "FILE", requires = "bootstrap")]
     pub prefetch_files: Option<PathBuf>,
+    /// Record in this file what is read first, until 5 minutes after the first read; written at the end, at SIGUSR1 and each 30 seconds.
+    /// In a directory the file is named after the image. A complete profile of the image is left as it is.
+    #[arg(long, value_name = "FILE", requires = "bootstrap")]
+    pub record_profile: Option<PathBuf>,
     /// Where in the mount the image appears (later version).
     #[arg(short = 'm', long, value_name = "PATH", default_value = "/")]
     pub virtual_mountpoint: PathBuf,

@@ -9,8 +9,8 @@ use anyhow::{Context, bail};
 use args::{Cli, Command, FuseArgs};
 use clap::Parser;
 use clap::error::ErrorKind;
-use rafs_daemon::Options;
 use rafs_daemon::config::{self, Config};
+use rafs_daemon::{Options, PrefetchOptions};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -122,6 +122,7 @@ fn options(args: &FuseArgs) -> anyhow::Result<Options> {
         bootstrap,
         mountpoint: args.mountpoint.clone().context("--mountpoint is missing")?,
         config,
+        prefetch: PrefetchOptions { record_profile: args.record_profile.clone() },
         threads: args.fuse_threads.map(usize::from),
     })
 }

@@ -1,6 +1,7 @@
 //! A running daemon: one image, mounted, with the threads that fetch for it.
 
 use crate::image::Image;
+use crate::recording::Recording;
 use crate::{DaemonError, Options};
 use blob_cache::{BlobCache, CacheStats};
 use blob_storage::Registries;
@@ -20,6 +21,7 @@ pub struct Daemon {
     runtime: Option<Runtime>,
     caches: Vec<Arc<BlobCache>>,
     mountpoint: PathBuf,
+    recording: Option<Arc<Recording>>,
 }
 
 impl Daemon {
@@ -38,8 +40,13 @@ impl Daemon {
             .build()
             .map_err(|source| DaemonError::Threads { source })?;
         let entries = rafs.totals().entries;
+        let record = options.prefetch.record_profile.as_ref();
+        let recording = record.and_then(|path| Recording::start(&rafs, path));
         let mount_options = MountOptions { mountpoint: options.mountpoint.clone(), threads: options.threads };
         let mount = Mount::new(rafs, &mount_options, runtime.handle().clone())?;
+        if let Some(recording) = &recording {
+            runtime.spawn(Arc::clone(recording).keep());
+        }
         tracing::info!(
             "{} is mounted on {}: {entries} entries, {} blobs, after {:?}",
             options.bootstrap.display(),
@@ -47,12 +54,13 @@ impl Daemon {
             caches.len(),
             started.elapsed()
         );
-        Ok(Self { mount, runtime: Some(runtime), caches, mountpoint: options.mountpoint.clone() })
+        let mountpoint = options.mountpoint.clone();
+        Ok(Self { mount, runtime: Some(runtime), caches, mountpoint, recording })
     }
 
     /// A handle that ends the daemon from another thread.
     pub fn stopper(&self) -> Stopper {
-        Stopper { unmounter: self.mount.unmounter() }
+        Stopper { unmounter: self.mount.unmounter(), recording: self.recording.clone() }
     }
 
     /// What the caches did so far, all blobs together.
@@ -63,6 +71,7 @@ impl Daemon {
     /// Serves until the file system is unmounted, by a [`Stopper`] or from outside. Does not wait for fetches that nobody waits for any more.
     pub fn serve(mut self) -> Result<(), DaemonError> {
         let served = self.mount.wait();
+        self.recording.iter().for_each(|recording| recording.save());
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -75,12 +84,22 @@ impl Daemon {
 #[derive(Debug, Clone)]
 pub struct Stopper {
     unmounter: Unmounter,
+    recording: Option<Arc<Recording>>,
 }
 
 impl Stopper {
     /// Unmounts. Where the mount is in use it is detached and served until its last user is gone.
     pub fn stop(&self) -> Result<(), DaemonError> {
-        Ok(self.unmounter.unmount()?)
+        let stopped = self.unmounter.unmount();
+        // Now: the process may end before the last user has gone.
+        self.save_profile();
+        Ok(stopped?)
+    }
+
+    /// Writes what was recorded so far. `false`: nothing is being recorded.
+    pub fn save_profile(&self) -> bool {
+        self.recording.iter().for_each(|recording| recording.save());
+        self.recording.is_some()
     }
 }
 

@@ -9,6 +9,7 @@ mod error;
 mod image;
 mod keys;
 pub mod limits;
+mod recording;
 mod signals;
 mod whole;
 
@@ -28,6 +29,15 @@ pub struct Options {
     pub mountpoint: PathBuf,
     /// Where its blobs are and where they are kept.
     pub config: Config,
+    /// What of the image is fetched before it is read, beside what the configuration says.
+    pub prefetch: PrefetchOptions,
     /// Threads that serve requests; `None` for min(cores, 4).
     pub threads: Option<usize>,
+}
+
+/// What is fetched before it is read, and what is noted for that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PrefetchOptions {
+    /// Record here what is read first. A directory gets a file named after the image.
+    pub record_profile: Option<PathBuf>,
 }

@@ -1,7 +1,7 @@
 //! A daemon that ends with the process's signals.
 
-use crate::{Daemon, DaemonError, Options};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use crate::{Daemon, DaemonError, Options, Stopper};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -17,7 +17,7 @@ enum Event {
 }
 
 /// Mounts and serves until SIGTERM, SIGINT or an unmount from outside; all of them are success. SIGHUP is ignored, told. A second SIGTERM or
-/// SIGINT does not wait for users of the mount.
+/// SIGINT does not wait for users of the mount. SIGUSR1 writes what was recorded so far.
 pub fn run(options: &Options) -> Result<(), DaemonError> {
     let (sender, events) = channel();
     // Before mounting, so that no signal finds a mount without somebody to remove it.
@@ -30,10 +30,13 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         let _told = sender.send(Event::Ended(daemon.serve())).is_ok();
     };
     let _server = server.spawn(serve).map_err(|source| DaemonError::Threads { source })?;
-    let signal = match events.recv() {
-        Ok(Event::Ended(result)) => return result,
-        Ok(Event::Signal(signal)) => signal,
-        Err(_closed) => return Ok(()),
+    let signal = loop {
+        match events.recv() {
+            Ok(Event::Ended(result)) => return result,
+            Ok(Event::Signal(SIGUSR1)) => save(&stopper),
+            Ok(Event::Signal(signal)) => break signal,
+            Err(_closed) => return Ok(()),
+        }
     };
     tracing::info!("signal {signal}: unmounting");
     stopper.stop()?;
@@ -48,10 +51,16 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     }
 }
 
-/// Sends signals that end the daemon to `sender`.
+fn save(stopper: &Stopper) {
+    if !stopper.save_profile() {
+        tracing::info!("SIGUSR1 is ignored: nothing is recorded");
+    }
+}
+
+/// Sends signals that the daemon acts on to `sender`.
 fn watch(sender: Sender<Event>) -> Result<(), DaemonError> {
     let mut signals =
-        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|source| DaemonError::Signals { source })?;
+        Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(|source| DaemonError::Signals { source })?;
     let watcher = std::thread::Builder::new().name("signals".into());
     let watch = move || {
         for signal in signals.forever() {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use rafs_daemon::config::{Config, from_local_dir};
-use rafs_daemon::{Daemon, DaemonError, Options};
+use rafs_daemon::{Daemon, DaemonError, Options, PrefetchOptions};
 use rafs_format::Compressor;
 use std::path::Path;
 use testkit::image::{self, TestImage};
@@ -25,6 +25,7 @@ impl Place {
             bootstrap: dir.path().join("boot"),
             mountpoint: dir.path().join("mnt"),
             config: from_local_dir(dir.path()),
+            prefetch: PrefetchOptions::default(),
             threads: None,
         };
         (Self { dir, options }, image)

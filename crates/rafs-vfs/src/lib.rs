@@ -3,9 +3,11 @@
 //! Metadata is answered from the bootstrap in memory, and so is data that the cache holds, on the calling thread. Data that must
 //! be fetched comes back as a [`ColdRead`]: a value to be awaited elsewhere. Only verified bytes reach a result.
 
+mod chunk_set;
 mod cold;
 mod data;
 mod error;
+pub mod profile;
 
 pub use cold::ColdRead;
 pub use error::VfsError;
@@ -14,9 +16,11 @@ pub use rafs_format::{DirEntry, FileType, Nid};
 use blob_cache::{BlobCache, BlobView, Part};
 use bytes::Bytes;
 use data::Data;
-use rafs_format::{Bootstrap, FormatError, Inode, SuperFlags};
+use profile::{NotRecorded, Recorder};
+use rafs_format::{Blob, Bootstrap, Digest, FormatError, Inode, SuperFlags};
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// Everybody may list and enter the root, whatever the image says: a builder's private directory must not lock a container's users out.
 const ROOT_PERM: u16 = 0o555;
@@ -65,6 +69,7 @@ pub struct Rafs {
     bootstrap: Arc<Bootstrap<Bytes>>,
     caches: Vec<Arc<BlobCache>>,
     data: OnceLock<Result<Data, FormatError>>,
+    recorder: OnceLock<Arc<Recorder>>,
 }
 
 impl Rafs {
@@ -80,7 +85,7 @@ impl Rafs {
             return Err(VfsError::CacheCount { found, expected });
         }
         let bootstrap = Arc::new(bootstrap.held_by(B::into));
-        let rafs = Self { bootstrap, caches, data: OnceLock::new() };
+        let rafs = Self { bootstrap, caches, data: OnceLock::new(), recorder: OnceLock::new() };
         rafs.directory(rafs.root())?;
         Ok(rafs)
     }
@@ -197,6 +202,28 @@ impl Rafs {
         }
     }
 
+    /// Records from now on, until `limit` has passed since the first read, which chunks are read first; the recorder that there is already, if
+    /// there is one. Errors: the image is of a kind that cannot be recorded.
+    pub fn record(&self, limit: Duration) -> Result<Arc<Recorder>, NotRecorded> {
+        if self.bootstrap.is_tarfs() {
+            return Err(NotRecorded::Tarfs);
+        }
+        let recorder = Arc::new(Recorder::new(&self.named_blobs(), limit)?);
+        Ok(Arc::clone(self.recorder.get_or_init(|| recorder)))
+    }
+
+    /// What a recorded profile of this image calls it.
+    pub fn profile_digest(&self) -> Digest {
+        profile::image_digest(&self.named_blobs())
+    }
+
+    /// The blobs by the ids that they are found by.
+    fn named_blobs(&self) -> Vec<Blob> {
+        let named =
+            |(blob, cache): (&Blob, &Arc<BlobCache>)| Blob { id: cache.blob().id.clone(), ..blob.clone() };
+        self.bootstrap.blobs().iter().zip(&self.caches).map(named).collect()
+    }
+
     /// Reads a regular file from byte `offset` into `into`, clamped to the file: nothing at or behind its end.
     pub fn read(&self, nid: Nid, offset: u64, into: &mut [u8]) -> Result<Read, VfsError> {
         let inode = self.bootstrap.inode(nid)?;
@@ -211,6 +238,9 @@ impl Rafs {
             return Ok(Read::Done(0));
         }
         let parts = self.parts(&inode, offset, end)?;
+        if let Some(recorder) = self.recorder.get() {
+            recorder.note(&parts);
+        }
         let mut rest = into.get_mut(..size).unwrap_or(&mut []);
         for run in parts.chunk_by(|a, b| a.chunk.blob == b.chunk.blob) {
             let (now, later) = rest.split_at_mut(run.iter().map(Part::len).sum::<usize>().min(rest.len()));

@@ -1,0 +1,63 @@
+//! Profiles end to end: what one daemon records.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use rafs_vfs::profile::Profile;
+use rustix::process::Signal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tests::{Daemon, PATIENCE, Place, can_mount};
+
+/// 64 KiB of which no two pages are alike.
+fn content(seed: u32) -> Vec<u8> {
+    (0..16u32 << 10).flat_map(|n| (n ^ seed << 24).to_le_bytes()).collect()
+}
+
+/// An image of two files of 64 KiB in chunks of 4 KiB.
+fn place() -> Place {
+    let place = Place::new();
+    let source = tempfile::tempdir().unwrap();
+    for (name, seed) in [("a", 1), ("b", 2)] {
+        std::fs::write(source.path().join(name), content(seed)).unwrap();
+    }
+    place.build(source.path(), &["--chunk-size", "0x1000"]);
+    place
+}
+
+fn recorded(path: &Path) -> Vec<u32> {
+    let profile = Profile::parse(&std::fs::read(path).unwrap()).unwrap();
+    profile.runs.iter().flat_map(|run| run.chunk..run.chunk + u32::from(run.count)).collect()
+}
+
+fn wait_for(done: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < PATIENCE, "it does not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_daemon_records_what_is_read_first() {
+    if !can_mount() {
+        return;
+    }
+    let place = place();
+    let path = place.at("profile");
+    let mut command = place.command();
+    command.arg("--record-profile").arg(&path);
+    let daemon = Daemon::start(command, &place.at("mnt"));
+    assert_eq!(std::fs::read(place.at("mnt/b")).unwrap(), content(2));
+    daemon.signal(Signal::USR1);
+    wait_for(|| path.exists());
+    let second: Vec<u32> = (16..32).collect();
+    // The kernel reads ahead with several requests at once.
+    let mut found = recorded(&path);
+    found.sort_unstable();
+    assert_eq!(found, second);
+    assert_eq!(std::fs::read(place.at("mnt/a")).unwrap().len(), 16 << 12);
+    daemon.stop();
+    let mut found = recorded(&path);
+    assert_eq!(found.len(), 32);
+    found[..16].sort_unstable();
+    assert_eq!(found[..16], second, "what was read first comes first");
+}
