@@ -2,7 +2,7 @@
 //!
 //! Reads bootstraps, and what a [`Store`] remembers of earlier runs; blobs are not looked at. Which chunks are worth it, [`select`] says; with them come all
 //! known chunks of their blobs. The result is an image of one file, whose chunks they are, for `create --chunk-dict` and `merge --chunk-dict`.
-//! Knows RAFS v6 only.
+//! Images are all of v6 or all of v5, and so is the dictionary; in v5 it has inode digests besides.
 
 pub mod select;
 
@@ -35,8 +35,8 @@ pub enum ChunkdictError {
     Name { path: PathBuf, found: String },
     #[error("{}: {what} is {found}, but {expected} in {}: all images must be built alike", path.display(), other.display())]
     Differs { path: PathBuf, what: &'static str, found: String, other: PathBuf, expected: String },
-    #[error("{} is {what}: a dictionary of these is not supported by this version yet", path.display())]
-    Unsupported { path: PathBuf, what: &'static str },
+    #[error("{} is a tarfs: its chunks have no digests to be found by", path.display())]
+    Tarfs { path: PathBuf },
     #[error("the chunks of {} cannot be used", path.display())]
     Chunks { path: PathBuf, source: DictionaryError },
     #[error("{} cannot be put into the chunk store", path.display())]
@@ -95,7 +95,8 @@ pub fn generate(options: &Options, place: &Path, outputs: &Outputs) -> Result<Re
     let selection = select::select(number(versions, &dictionary), &sizes);
     let chosen = Chosen::new(&dictionary, &selection.chunks);
     let choose_time = started.elapsed() - read_time;
-    let bytes = write::bootstrap(&chosen.tree(&common), &chosen.blobs, &common.write_options())?;
+    let tree = chosen.tree(&common);
+    let bytes = write::bootstrap(&tree, &chosen.blobs, &common.write_options(&tree))?;
     let mut output = outputs.start(Place::File(place.to_path_buf()))?;
     let failed = |source| OutputError { action: "write", path: place.to_path_buf(), source };
     std::io::Write::write_all(&mut output, &bytes).map_err(failed)?;
@@ -116,6 +117,7 @@ pub fn generate(options: &Options, place: &Path, outputs: &Outputs) -> Result<Re
 #[derive(Debug)]
 struct Common {
     path: PathBuf,
+    version: RafsVersion,
     chunk_size: u32,
     compressor: Compressor,
     digester: DigestAlgorithm,
@@ -125,15 +127,12 @@ struct Common {
 impl Common {
     fn of(image: &Image) -> Result<Self, ChunkdictError> {
         let superblock = image.bootstrap().superblock();
-        let unsupported = |what| ChunkdictError::Unsupported { path: image.path().to_path_buf(), what };
-        if superblock.version != RafsVersion::V6 {
-            return Err(unsupported("RAFS v5"));
-        }
-        if superblock.flags.contains(SuperFlags::TARFS) {
-            return Err(unsupported("a tarfs"));
+        if image.bootstrap().is_tarfs() {
+            return Err(ChunkdictError::Tarfs { path: image.path().to_path_buf() });
         }
         Ok(Self {
             path: image.path().to_path_buf(),
+            version: superblock.version,
             chunk_size: superblock.chunk_size,
             compressor: superblock.compressor,
             digester: superblock.digester,
@@ -144,7 +143,14 @@ impl Common {
     /// Refuses an image whose chunks cannot be in one dictionary with those before.
     fn check(&self, other: &Self) -> Result<(), ChunkdictError> {
         let owners = |kept: bool| if kept { "kept" } else { "left out" }.to_owned();
+        let compressor = |of: &Self| match of.version {
+            // One for all blobs of an image.
+            RafsVersion::V5 => of.compressor.name().to_owned(),
+            RafsVersion::V6 => String::new(),
+        };
         let facts = [
+            ("the version", other.version.name().to_owned(), self.version.name().to_owned()),
+            ("the compression", compressor(other), compressor(self)),
             ("the chunk size", format!("{:#x}", other.chunk_size), format!("{:#x}", self.chunk_size)),
             ("the digester", other.digester.name().to_owned(), self.digester.name().to_owned()),
             ("what becomes of owners", owners(other.explicit_ids), owners(self.explicit_ids)),
@@ -161,14 +167,26 @@ impl Common {
         }
     }
 
-    fn write_options(&self) -> WriteOptions {
+    /// Does a blob of another image belong to this version? Those of v6 have a chunk table.
+    fn has_version_of(&self, blob: &Blob) -> bool {
+        (self.version == RafsVersion::V6) == (blob.meta.uncompressed_size > 0)
+    }
+
+    fn write_options(&self, tree: &Tree) -> WriteOptions {
+        let form = match self.version {
+            RafsVersion::V5 => {
+                let digests = rafs_merkle::inode::digests(tree, self.chunk_size, self.digester);
+                write::Form::V5(write::V5 { digests, readahead: Vec::new(), from_layer: false })
+            }
+            RafsVersion::V6 => write::Form::V6,
+        };
         WriteOptions {
             chunk_size: self.chunk_size,
             compressor: self.compressor,
             digester: self.digester,
             explicit_ids: self.explicit_ids,
             prefetch: Vec::new(),
-            form: write::Form::V6,
+            form,
         }
     }
 }
@@ -228,7 +246,12 @@ fn remember(
         let Some((image, version)) = full.rsplit_once(':') else { continue };
         let key = (image.to_owned(), select::digits(version), version.to_owned());
         let (blobs, chunks) = store.image(&full)?;
-        let fits = blobs.iter().all(|b| b.chunk_size == common.chunk_size && b.digester == common.digester);
+        let alike = |blob: &Blob| {
+            let coding = (blob.chunk_size, blob.digester) == (common.chunk_size, common.digester);
+            let compressed = common.version == RafsVersion::V6 || blob.compressor == common.compressor;
+            coding && compressed && common.has_version_of(blob)
+        };
+        let fits = blobs.iter().all(alike);
         if !fits || builders.contains_key(&key) {
             continue;
         }

@@ -5,7 +5,7 @@
 
 mod blobs;
 mod layer;
-mod v5;
+pub(crate) mod v5;
 
 use crate::check::full_path;
 use crate::create::names;

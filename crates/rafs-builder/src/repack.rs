@@ -2,14 +2,14 @@
 //!
 //! Chunks are copied as they are stored, after they were seen to decode to what the image names, so damage is found and never spread. Knows no policy:
 //! which chunks go where is for [`crate::compact`] and [`crate::optimize`] to say. A new blob has what every blob of `create` has: data, chunk
-//! table, and chunk digests and a table of contents where those that it takes chunks from have them.
+//! table, and chunk digests and a table of contents where those that it takes chunks from have them; in v5 data and nothing else.
 
 use crate::create::blob::Tail;
 use crate::create::collect::Stored;
 use crate::create::{CreateError, Options as CreateOptions};
 use crate::data::{self, BadChunk, BlobError, ChunkReader};
 use crate::digest::{self, Scope};
-use crate::merge::{self, MergeError};
+use crate::merge::{self, MergeError, v5};
 use crate::open::{BlobSource, Image, OpenError};
 use crate::output::{Output, OutputError, Outputs, Place};
 use rafs_codec::{CodecError, Encoder};
@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Blobs in one image: a file's reference to a chunk has 8 bits for its blob.
+/// Blobs in one image of v6: a file's reference to a chunk has 8 bits for its blob.
 const MAX_BLOBS: usize = 254;
 /// Chunks in one blob: their numbers have 24 bits.
 pub(crate) const MAX_CHUNKS: usize = (1 << 24) - 1;
@@ -36,8 +36,8 @@ pub(crate) const MAX_CHUNKS: usize = (1 << 24) - 1;
 pub enum RepackError {
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("{} is {what}: moving chunks of such images is not supported by this version yet", path.display())]
-    Unsupported { path: PathBuf, what: &'static str },
+    #[error("{} is a tarfs: its blobs are the layers themselves, whose chunks cannot move", path.display())]
+    Tarfs { path: PathBuf },
     #[error(transparent)]
     Load(#[from] MergeError),
     #[error(transparent)]
@@ -50,8 +50,8 @@ pub enum RepackError {
     Write { path: PathBuf, source: io::Error },
     #[error("a new blob cannot be written")]
     Create(#[from] CreateError),
-    #[error("the image would have {found} blobs, {MAX_BLOBS} are possible")]
-    TooManyBlobs { found: usize },
+    #[error("the image would have {found} blobs, {limit} are possible")]
+    TooManyBlobs { found: usize, limit: usize },
     #[error("the image cannot be written")]
     Codingat(#[from] FormatError),
     #[error(transparent)]
@@ -98,6 +98,8 @@ pub(crate) struct Loaded {
     pub blobs: Vec<Blob>,
     pub options: WriteOptions,
     version: Version,
+    /// What only images of v5 say of their blobs.
+    v5: v5::Facts,
     /// Ids of the blobs that the image had.
     before: Vec<BlobId>,
     written: Vec<Written>,
@@ -155,16 +157,11 @@ pub(crate) fn kept_kind(blob: &Blob) -> Option<&'static str> {
 }
 
 impl Loaded {
-    /// Reads all of an image. Errors: its kind, or damage.
+    /// Reads all of an image. Errors: a tarfs, or damage.
     pub fn new(image: &Image) -> Result<Self, RepackError> {
         let superblock = image.bootstrap().superblock();
-        let what = match superblock.version {
-            Version::V5 => Some("RAFS v5"),
-            Version::V6 if superblock.flags.contains(SuperFlags::TARFS) => Some("a tarfs"),
-            Version::V6 => None,
-        };
-        if let Some(what) = what {
-            return Err(RepackError::Unsupported { path: image.path().to_path_buf(), what });
+        if image.bootstrap().is_tarfs() {
+            return Err(RepackError::Tarfs { path: image.path().to_path_buf() });
         }
         let (tree, blobs, prefetch) = merge::load(image)?;
         let options = WriteOptions {
@@ -175,8 +172,10 @@ impl Loaded {
             prefetch,
             form: write::Form::V6,
         };
-        let before = blobs.iter().map(|blob| blob.id.clone()).collect();
-        Ok(Self { tree, blobs, options, version: superblock.version, before, written: Vec::new() })
+        let before: Vec<BlobId> = blobs.iter().map(|blob| blob.id.clone()).collect();
+        let mut v5 = v5::Facts::default();
+        (0..).zip(&before).for_each(|(n, id)| v5.add(image, n, id));
+        Ok(Self { tree, blobs, options, version: superblock.version, v5, before, written: Vec::new() })
     }
 
     /// Positions of all chunks by blob, each list in the order in which the chunks are stored.
@@ -239,7 +238,9 @@ impl Loaded {
             chunk_size: self.options.chunk_size,
             compressor: coding.compressor,
             digester: coding.digester,
-            toc: sources.all(|blob| blob.features.contains(BlobFeatures::HAS_TOC)),
+            toc: self.version == Version::V6
+                && sources.all(|blob| blob.features.contains(BlobFeatures::HAS_TOC)),
+            version: self.version,
             ..CreateOptions::default()
         };
         let output = work.outputs.start(Place::Directory(work.dir.to_path_buf()))?;
@@ -251,12 +252,20 @@ impl Loaded {
         if let Some(blob) = described {
             let id = BlobId::new(&hex::encode(done.digest.0))?;
             let (toc_size, toc_digest) = done.toc;
-            let features = blob.features | features;
+            let features = blob.features | features.intersection(self.known_features());
             let blob = Blob { id, compressed_size: done.size, toc_size, toc_digest, features, ..blob };
             self.blobs.push(blob.clone());
             self.written.push(Written { output: done.output, blob });
         }
         Ok((at, stored.chunks))
+    }
+
+    /// What a blob may say of itself: in v5, the table of blobs has words for what else there is.
+    fn known_features(&self) -> BlobFeatures {
+        match self.version {
+            Version::V5 => BlobFeatures::empty(),
+            Version::V6 => BlobFeatures::all(),
+        }
     }
 
     /// Copies the data of chunks.
@@ -333,9 +342,18 @@ impl Loaded {
         place: Place,
         outputs: &Outputs,
     ) -> Result<Report, RepackError> {
+        // All of it is wanted first, which v6 says by a feature of the blob.
+        if let Some(blob) = last.and_then(|last| self.blobs.get(last as usize)) {
+            self.v5.add_whole(blob);
+        }
         let blobs = self.used(last);
-        if blobs.len() > MAX_BLOBS {
-            return Err(RepackError::TooManyBlobs { found: blobs.len() });
+        let limit = if self.version == Version::V5 { v5::MAX_BLOBS } else { MAX_BLOBS };
+        if blobs.len() > limit {
+            return Err(RepackError::TooManyBlobs { found: blobs.len(), limit });
+        }
+        if self.version == Version::V5 {
+            let WriteOptions { chunk_size, digester, .. } = self.options;
+            self.options.form = self.v5.form(&self.tree, &blobs, chunk_size, digester);
         }
         let bytes = write::bootstrap(&self.tree, &blobs, &self.options)?;
         self.commit(&bytes, &blobs, place, outputs)

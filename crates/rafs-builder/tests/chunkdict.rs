@@ -10,7 +10,7 @@ use rafs_builder::create::{self, Input, create};
 use rafs_builder::merge::{self, Source};
 use rafs_builder::open::{BlobSource, Image, LocalFs};
 use rafs_builder::output::{Outputs, Place};
-use rafs_format::BlobFeatures;
+use rafs_format::{BlobFeatures, Version};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,9 +36,13 @@ fn small() -> create::Options {
 
 /// A bootstrap of `IMAGE:VERSION` under `root`.
 fn image(root: &Path, name: &str, source: &[(&str, &[u8])]) -> PathBuf {
+    image_by(&small(), root, name, source)
+}
+
+fn image_by(options: &create::Options, root: &Path, name: &str, source: &[(&str, &[u8])]) -> PathBuf {
     let dir = root.join(name);
     std::fs::create_dir_all(&dir).unwrap();
-    build(source, &small(), &dir.join("boot"), root);
+    build(source, options, &dir.join("boot"), root);
     dir.join("boot")
 }
 
@@ -55,16 +59,22 @@ fn digests(boot: &Path) -> BTreeSet<[u8; 32]> {
 
 #[test]
 fn what_stays_is_in_the_dictionary_and_builds_use_it() {
+    builds_use_a_dictionary(&small());
+    builds_use_a_dictionary(&create::Options { version: Version::V5, ..small() });
+}
+
+fn builds_use_a_dictionary(small: &create::Options) {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let sources = [
-        image(dir.path(), "redis:7.0.9", &[("lib", &[1, 2, 3]), ("bin", &[10])]),
-        image(dir.path(), "redis:7.0.10", &[("lib", &[1, 2, 3]), ("bin", &[11])]),
-        image(dir.path(), "redis:7.0.11", &[("lib", &[1, 2, 3]), ("bin", &[12])]),
+        image_by(small, dir.path(), "redis:7.0.9", &[("lib", &[1, 2, 3]), ("bin", &[10])]),
+        image_by(small, dir.path(), "redis:7.0.10", &[("lib", &[1, 2, 3]), ("bin", &[11])]),
+        image_by(small, dir.path(), "redis:7.0.11", &[("lib", &[1, 2, 3]), ("bin", &[12])]),
     ];
     let report = made(&sources, &at("dict"));
     let dict = Image::open(&at("dict")).unwrap();
     check::structure(&dict).unwrap();
+    assert_eq!(dict.bootstrap().superblock().version, small.version);
     // With the chunks that stay, those of their blob: that of the oldest version.
     assert_eq!(digests(&at("dict")), digests(&sources[0]));
     assert_eq!((report.blobs.len(), report.chunks), (1, (6, 10)));
@@ -83,7 +93,7 @@ fn what_stays_is_in_the_dictionary_and_builds_use_it() {
     assert_eq!(again.chunks, report.chunks);
     assert!(std::fs::read(at("dict")).unwrap() == std::fs::read(at("again")).unwrap());
     // A new version stores only what is new.
-    let options = create::Options { chunk_dicts: vec![at("dict")], ..small() };
+    let options = create::Options { chunk_dicts: vec![at("dict")], ..small.clone() };
     let new = build(&[("lib", &[1, 2, 3]), ("bin", &[13])], &options, &at("new"), dir.path());
     assert_eq!((new.chunks, new.duplicates.0, new.blobs.len()), (2, 4, 2));
     let image = Image::open(&at("new")).unwrap();
@@ -127,6 +137,11 @@ fn a_store_remembers_images() {
     assert_eq!(run(&sources[0]).unwrap().chunks, (0, 3), "one version teaches nothing");
     assert_eq!(run(&sources[1]).unwrap().chunks, (3, 5));
     assert_eq!(run(&sources[1]).unwrap().chunks, (3, 5), "nothing is there twice");
+    // What a store knows of v6 is not for v5, and the other way round.
+    let other = create::Options { version: Version::V5, ..small() };
+    let other = image_by(&other, dir.path(), "b:1", &[("f", &[9])]);
+    assert_eq!(run(&other).unwrap().chunks, (0, 2));
+    assert_eq!(run(&sources[1]).unwrap().chunks, (3, 5));
     let whole = made(&sources, &at("whole"));
     assert_eq!(whole.chunks, (3, 5));
     assert!(std::fs::read(at("dict")).unwrap() == std::fs::read(at("whole")).unwrap());
@@ -166,7 +181,8 @@ fn wrong_names_and_images_are_told() {
     };
     assert!(said(&[copy("v6-dir-zstd", "name")]).starts_with("Invalid image name"));
     assert!(said(&[copy("v6-dir-zstd", ":1")]).starts_with("Invalid image name"));
-    assert!(said(&[copy("v5-tar", "a:5")]).contains("RAFS v5"));
+    let versions = said(&[copy("v6-dir-zstd", "a:1"), copy("v5-tar", "a:5")]);
+    assert!(versions.contains("the version is 5, but 6"), "{versions}");
     assert!(said(&[copy("v6-tarfs", "a:6")]).contains("a tarfs"));
     let two = said(&[copy("v6-dir-zstd", "a:1"), copy("v6-dir-lz4-8k", "a:2")]);
     assert!(two.contains("the chunk size is 0x2000, but 0x100000"), "{two}");

@@ -10,11 +10,11 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 /// Blobs that readers take in one image.
-pub(super) const MAX_BLOBS: usize = 1024;
+pub(crate) const MAX_BLOBS: usize = 1024;
 
 /// What layers of v5 say of their blobs.
 #[derive(Debug, Default)]
-pub(super) struct Facts {
+pub(crate) struct Facts {
     /// The compression of chunks that are compressed, and the layer that said so first.
     coding: Option<(Compressor, PathBuf)>,
     readahead: HashMap<BlobId, Range<u64>>,
@@ -39,6 +39,13 @@ impl Facts {
     /// Keeps what the `n`-th blob of a layer, called `id`, has to be read ahead.
     pub fn add(&mut self, image: &Image, n: usize, id: &BlobId) {
         self.readahead.entry(id.clone()).or_insert_with(|| image.bootstrap().readahead(n));
+    }
+
+    /// Keeps that all data of a blob is to be read ahead.
+    pub fn add_whole(&mut self, blob: &Blob) {
+        // A longer one has more than anybody reads ahead.
+        let end = blob.data_end().min(u32::MAX.into());
+        self.readahead.insert(blob.id.clone(), 0..end);
     }
 
     /// The compression of the merged image, which is `top` where no layer says anything.
