@@ -29,6 +29,8 @@ pub enum Login {
     Password(Secret),
     /// What a token service gives tokens for instead of a password (OAuth2 refresh token).
     Identity(Secret),
+    /// What the registry itself takes as a bearer token, as it is.
+    Token(Secret),
 }
 
 impl Login {
@@ -46,7 +48,7 @@ impl Login {
 
     /// Every text that gives it away, so that it can be taken out of what others say.
     pub fn hidden(&self) -> Vec<Secret> {
-        let (Self::Password(text) | Self::Identity(text)) = self;
+        let (Self::Password(text) | Self::Identity(text) | Self::Token(text)) = self;
         let plain = self.plain().map(|(user, password)| [Secret::new(password), Secret::new(user)]);
         std::iter::once(text.clone()).chain(plain.into_iter().flatten()).collect()
     }

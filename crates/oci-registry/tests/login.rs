@@ -161,6 +161,45 @@ async fn a_login_given_comes_first_and_the_machine_knows_more() {
     assert_eq!(client.read(DIGEST, 0..10).await.unwrap(), BLOB);
 }
 
+#[tokio::test]
+async fn a_registry_token_is_sent_as_it_is_and_given_up_when_refused() {
+    let home = Home::new();
+    for scheme in ["Bearer", "Basic"] {
+        let good = Arc::new(Mutex::new("one"));
+        let wanted = Arc::clone(&good);
+        let server = Server::start(move |request| {
+            if request.path.starts_with("/token") {
+                return reply(403).body("no anonymous tokens");
+            }
+            if request.header("authorization") == format!("Bearer {}", *wanted.lock()) {
+                return partial(request);
+            }
+            let realm = format!("{scheme} realm=\"http://{}/token\"", request.header("host"));
+            reply(401).header("WWW-Authenticate", &realm).body("denied")
+        });
+        let file = |token: &str| {
+            let entry = format!(r#"{{"auths": {{"{}": {{"registrytoken": "{token}"}}}}}}"#, server.address);
+            home.write("config.json", &entry);
+        };
+        file("one");
+        let client = home.client(&server);
+        assert_eq!(client.read(DIGEST, 0..10).await.unwrap(), BLOB, "{scheme}");
+        *good.lock() = "two";
+        let error = client.read(DIGEST, 0..10).await.unwrap_err();
+        let told = format!("{error} {:?}", std::error::Error::source(&error).map(ToString::to_string));
+        assert!(
+            told.contains("registry token of") || told.contains("no anonymous tokens"),
+            "{scheme}: {told}"
+        );
+        // Another one on disk counts at once, and so does one that was refused by mistake.
+        *good.lock() = "one";
+        assert_eq!(client.read(DIGEST, 0..10).await.unwrap(), BLOB, "{scheme}");
+        *good.lock() = "three";
+        file("three");
+        assert_eq!(client.read(DIGEST, 0..10).await.unwrap(), BLOB, "{scheme}");
+    }
+}
+
 const STORE: &str = r#"{"credsStore": "test"}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

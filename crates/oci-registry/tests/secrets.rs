@@ -88,9 +88,10 @@ async fn a_secret_that_is_cut_off_is_not_shown_in_part() {
 async fn whatever_servers_say_no_output_shows_a_secret() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let fields = || vec![("X-Field".to_owned(), Secret::new("covert-field"))];
-    let logins: [(Option<Login>, Option<&str>); 4] = [
+    let logins: [(Option<Login>, Option<&str>); 5] = [
         (Some(basic("u:covert-password")), None),
         (Some(Login::Identity(Secret::new("covert-identity"))), None),
+        (Some(Login::Token(Secret::new("covert-token"))), None),
         (None, Some("covert-given")),
         (None, None),
     ];

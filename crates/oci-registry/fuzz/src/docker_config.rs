@@ -24,7 +24,7 @@ pub fn try_bytes(data: &[u8]) {
                 Entry::Login(login @ Login::Password(_)) => {
                     assert!(login.plain().is_some_and(|(user, _)| !user.contains(':')));
                 }
-                Entry::Login(Login::Identity(token)) => assert!(!token.is_empty()),
+                Entry::Login(Login::Identity(token) | Login::Token(token)) => assert!(!token.is_empty()),
             }
         }
     }

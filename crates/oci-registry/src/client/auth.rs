@@ -37,7 +37,8 @@ pub struct Credential {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
-    Basic(Login),
+    /// A login that the registry gets as it is.
+    Login(Login),
     /// `None`: nobody said how long it lives.
     Token(Option<Life>),
 }
@@ -58,12 +59,16 @@ impl Credential {
         Ok(Self { header, hidden: vec![secret.clone()], kind, name })
     }
 
-    /// User and password as the registry itself wants them.
-    fn basic(found: &Found) -> Result<Self, ClientError> {
-        let (Login::Password(text) | Login::Identity(text)) = &found.login;
-        let kind = Kind::Basic(found.login.clone());
+    /// A login as the registry itself wants it. Errors: an identity token, which is for token services only.
+    fn login(found: &Found) -> Result<Self, ClientError> {
+        let (scheme, text) = match &found.login {
+            Login::Password(text) => ("Basic", text),
+            Login::Token(text) => ("Bearer", text),
+            Login::Identity(_) => return Err(ClientError::Answer { found: "a wish for a password" }),
+        };
+        let kind = Kind::Login(found.login.clone());
         let hidden = found.login.hidden();
-        Ok(Self { hidden, ..Self::new("Basic", text, kind, name(found))? })
+        Ok(Self { hidden, ..Self::new(scheme, text, kind, name(found))? })
     }
 
     /// The value of `Authorization`.
@@ -86,7 +91,7 @@ impl Credential {
         match self.kind {
             Kind::Token(Some(life)) if life.end <= now => Age::Over,
             Kind::Token(Some(life)) if life.renewal <= now => Age::Old,
-            Kind::Token(_) | Kind::Basic(_) => Age::Fresh,
+            Kind::Token(_) | Kind::Login(_) => Age::Fresh,
         }
     }
 }
@@ -103,6 +108,7 @@ fn name(found: &Found) -> String {
     match found.login {
         Login::Password(_) => format!("the user and password {}", found.from),
         Login::Identity(_) => format!("the identity token {}", found.from),
+        Login::Token(_) => format!("the registry token {}", found.from),
     }
 }
 
@@ -271,7 +277,7 @@ impl Auth {
         let mut state = self.0.state.lock();
         if state.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, refused)) {
             state.current = None;
-            if let Kind::Basic(login) = &refused.kind {
+            if let Kind::Login(login) = &refused.kind {
                 if state.refused.len() >= MAX_REFUSED {
                     state.refused.clear();
                 }
@@ -355,13 +361,13 @@ impl Inner {
         found
     }
 
-    /// The first login with a password that the registry has not refused.
+    /// The first login for the registry itself that it has not refused.
     async fn basic(&self) -> Result<Credential, ClientError> {
         let refused = self.state.lock().refused.clone();
         let mut search = Search { refused, ..Search::default() };
         while let Some(found) = self.next(&mut search).await {
-            if matches!(found.login, Login::Password(_)) {
-                return Credential::basic(&found);
+            if !matches!(found.login, Login::Identity(_)) {
+                return Credential::login(&found);
             }
             search.troubles.push(format!("{} is of no use here", name(&found)));
             search.refused.push(found);
@@ -407,7 +413,7 @@ mod tests {
         let secret = Secret::new("covert");
         let token = Credential::new("Bearer", &secret, Kind::Token(None), "t".into()).unwrap();
         let found = Found { login: Login::Password(secret), from: "given".into() };
-        let shown = format!("{token:?} {:?} {found:?}", Credential::basic(&found).unwrap());
+        let shown = format!("{token:?} {:?} {found:?}", Credential::login(&found).unwrap());
         assert!(!shown.contains("covert"), "{shown}");
     }
 

@@ -10,6 +10,9 @@ const HUB: [&str; 4] = ["docker.io", "index.docker.io", "registry-1.docker.io", 
 /// What docker calls the hub when it asks a helper.
 const HUB_SERVER: &str = "https://index.docker.io/v1/";
 
+/// The port that https has where none is named.
+const HTTPS: &str = ":443";
+
 /// A parsed file.
 #[derive(Debug)]
 pub struct DockerConfig {
@@ -49,7 +52,10 @@ impl DockerConfig {
     /// What it says about `repo` at `host`, best first: the helper of that host, the helper of all, an entry. As docker does it.
     pub fn entries(&self, host: &str, repo: &str) -> Vec<Entry> {
         let own = self.helpers.iter().find(|(key, _)| is_same_host(place(key).0, host));
-        let name = own.and_then(|(_, name)| helper_name(name)).or_else(|| self.helper.clone());
+        let name = match own {
+            Some((_, name)) => helper_name(name),
+            None => self.helper.clone(),
+        };
         let server = if HUB.iter().any(|hub| hub.eq_ignore_ascii_case(host)) { HUB_SERVER } else { host };
         let helper = name.map(|name| Entry::Helper { name, server: server.to_owned() });
         helper.into_iter().chain(self.login(host, repo).map(Entry::Login)).collect()
@@ -67,9 +73,10 @@ impl DockerConfig {
     }
 }
 
-/// Are these names of one registry?
+/// Are these names of one registry? The port of https may be named or not.
 pub fn is_same_host(a: &str, b: &str) -> bool {
     let hub = |host: &str| HUB.iter().any(|hub| hub.eq_ignore_ascii_case(host));
+    let [a, b] = [a, b].map(|host| host.strip_suffix(HTTPS).unwrap_or(host));
     a.eq_ignore_ascii_case(b) || (hub(a) && hub(b))
 }
 
@@ -92,6 +99,9 @@ fn login(entry: &Value) -> Option<Login> {
     let text = |name: &str| entry.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     if let Some(token) = text("identitytoken") {
         return Some(Login::Identity(Secret::new(token)));
+    }
+    if let Some(token) = text("registrytoken") {
+        return Some(Login::Token(Secret::new(token)));
     }
     if let Some(auth) = text("auth") {
         let plain = String::from_utf8(BASE64.decode(auth).ok()?).ok()?;
@@ -116,6 +126,9 @@ mod tests {
             "quay.io/team/a": {},
             "id.io": {"auth": "dTpwdw==", "identitytoken": "refresh"},
             "padded.io": {"auth": "dTpwdwAA"},
+            "token.io": {"registrytoken": "bearer", "auth": "dTpwdw=="},
+            "port.io:443": {"auth": "dTpwdw=="}, "https://other.io": {"auth": "dTpwdw=="},
+            "clear.io:80": {"auth": "dTpwdw=="},
             "bad.io": {"auth": "!"}, "none.io": {"auth": "bm8="}, "odd.io": 7
         },
         "credHelpers": {"ecr.aws": "ecr-login", "evil.io": "../../bin/sh", "docker.io": "hub"}
@@ -138,6 +151,14 @@ mod tests {
             ("quay.io", "team/a/b", user("team", "t")),
             ("id.io", "x", vec![Entry::Login(Login::Identity(Secret::new("refresh")))]),
             ("padded.io", "x", user("u", "pw")),
+            ("token.io", "x", vec![Entry::Login(Login::Token(Secret::new("bearer")))]),
+            ("port.io", "x", user("u", "pw")),
+            ("port.io:443", "x", user("u", "pw")),
+            ("port.io:8443", "x", vec![]),
+            ("port.io:80", "x", vec![]),
+            ("other.io:443", "x", user("u", "pw")),
+            ("clear.io", "x", vec![]),
+            ("clear.io:80", "x", user("u", "pw")),
             ("bad.io", "x", vec![]),
             ("none.io", "x", vec![]),
             ("odd.io", "x", vec![]),
@@ -155,6 +176,10 @@ mod tests {
             let hub = entries(hub, "library/debian");
             assert_eq!(hub, [helper("hub", HUB_SERVER), Entry::Login(Login::password("hub", "pw"))]);
         }
+        assert_eq!(entries("ecr.aws:443", "x"), [helper("ecr-login", "ecr.aws:443")]);
+        // An empty name is what docker writes for "no helper here, in spite of the one for all".
+        let without = DockerConfig::parse(br#"{"credsStore": "pass", "credHelpers": {"r.io": ""}}"#).unwrap();
+        assert_eq!(without.entries("r.io", "x"), []);
         let all = DockerConfig::parse(br#"{"credsStore": "pass", "auths": {"r.io": {}}}"#).unwrap();
         assert_eq!(all.entries("r.io", "x"), [helper("pass", "r.io")]);
     }

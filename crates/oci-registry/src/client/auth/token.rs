@@ -6,7 +6,7 @@ use crate::client::answer;
 use crate::client::error::ClientError;
 use crate::client::header::Challenge;
 use crate::client::{limited, redact};
-use crate::login::Login;
+use crate::login::{Found, Login};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{RequestBuilder, Url};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -70,6 +70,14 @@ impl Inner {
         let mut search = Search::default();
         let mut last = None;
         while let Some(found) = self.next(&mut search).await {
+            if let Login::Token(_) = found.login {
+                if self.is_new(&found) {
+                    return Credential::login(&found);
+                }
+                search.troubles.push(format!("{} was refused", name(&found)));
+                search.refused.push(found);
+                continue;
+            }
             match self.ask(service, Some(&found.login)).await {
                 Err(error) if is_refusal(&error) => {
                     search.troubles.push(format!("{} was refused: {error}", name(&found)));
@@ -85,6 +93,14 @@ impl Inner {
             // What the login was told says more.
             Err(error) => Err(last.map_or(error, |said| refused(&search, &said))),
         }
+    }
+
+    /// Has the registry not refused it? If it has, that is forgotten: who refused it may have been mistaken.
+    fn is_new(&self, found: &Found) -> bool {
+        let mut state = self.state.lock();
+        let before = state.refused.len();
+        state.refused.retain(|refused| refused.login != found.login);
+        state.refused.len() == before
     }
 
     /// Asks by the method that worked before, then by the other one where the first is refused.
