@@ -7,6 +7,7 @@ use blob_storage::config::ClientCert;
 use blob_storage::{Backend, BackendCause, BlobReader, Priority};
 use bytes::Bytes;
 use docker::{AUTH, DockerRegistry, Kind, REPO};
+use oci_registry::client::{ClientOptions, Ping};
 use rafs_format::BlobId;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use testkit::blob::pattern;
 use testkit::suite::blob_reader_suite;
 use testkit::tree::sha256;
-use tests::{Daemon, Place, can_mount, program, run, run_ok};
+use tests::{Daemon, PATIENCE, Place, can_mount, program, run, run_ok};
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -131,6 +132,15 @@ fn a_registry_that_wants_certificates_gets_ours() {
             let error = backend.open(&id).unwrap().read(0..4, Priority::OnDemand).await.unwrap_err();
             // Whether the blob is there does not matter: who says so has let us in.
             assert_eq!(matches!(error.cause, BackendCause::NotFound), welcome, "{client_cert:?} {error}");
+            // Whoever looks whether it is well is asked for the same.
+            let options = ClientOptions {
+                ca_cert_files: vec![file("ca.pem")],
+                client_cert: client_cert.map(|cert| (cert.cert_file, cert.key_file)),
+                ..ClientOptions::default()
+            };
+            let url = format!("https://127.0.0.1:{}/v2/", registry.port);
+            let ping = Ping::new(&url, PATIENCE, &options).unwrap();
+            assert_eq!(ping.ask().await.is_ok(), welcome);
         }
     });
 }

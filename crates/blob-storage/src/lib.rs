@@ -28,6 +28,7 @@ mod wrapped;
 mod writer;
 
 pub use deadline::Deadline;
+pub use environment::PullAuth;
 pub use error::{BackendCause, BackendError, Source, Status};
 pub use hedge::{Hedge, Hedging};
 pub use local_disk::LocalDisk;

@@ -11,7 +11,7 @@ mod writer;
 
 use crate::config::{self, Remote};
 use crate::registry::{cause, of_remote};
-use crate::{Backend, BackendCause, BackendError, BlobReader, Priority};
+use crate::{Backend, BackendCause, BackendError, BlobReader, Priority, Registries};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use oci_registry::client::{ClientOptions, SetupError, Urgency, Via};
@@ -57,40 +57,57 @@ impl fmt::Debug for ObjectStorage {
 impl ObjectStorage {
     /// The bucket that `config` names. Errors: a backend that is no object store, names that no store has, certificates that cannot be read.
     pub fn new(config: &config::Backend) -> Result<Self, ObjectSetupError> {
-        Self::with(config, None)
+        Self::shared(config, &Registries::default())
+    }
+
+    /// The same bucket, with the header fields that all backends of `registries` send.
+    pub fn shared(config: &config::Backend, registries: &Registries) -> Result<Self, ObjectSetupError> {
+        Self::with(config, registries, None)
     }
 
     /// The same bucket, asked through a forward proxy, to which places with TLS are named without where `use_http` says so.
     pub fn through(
         config: &config::Backend,
+        registries: &Registries,
         proxy: &config::Url,
         use_http: bool,
     ) -> Result<Self, ObjectSetupError> {
-        Self::with(config, Some(Via { url: config::Secret::new(proxy.expose()), use_http }))
+        Self::with(config, registries, Some(Via { url: config::Secret::new(proxy.expose()), use_http }))
     }
 
-    fn with(config: &config::Backend, via: Option<Via>) -> Result<Self, ObjectSetupError> {
+    fn with(
+        config: &config::Backend,
+        registries: &Registries,
+        via: Option<Via>,
+    ) -> Result<Self, ObjectSetupError> {
         let kind = config.kind().name();
         let (store, operator) = services::operator(config).ok_or(ObjectSetupError::Other { kind })?;
-        Self::over(via, kind, store, operator)
+        Self::over(
+            ClientOptions { via, ..registries.with_fields(of_remote(&store.remote)) },
+            kind,
+            store,
+            operator,
+        )
     }
 
-    /// The bucket `store`, asked through `via`.
+    /// The bucket `store`, asked by connections with these options.
     fn over(
-        via: Option<Via>,
+        options: ClientOptions,
         kind: &'static str,
         store: &config::ObjectStore,
         operator: opendal::Result<Operator>,
     ) -> Result<Self, ObjectSetupError> {
-        let http = ClientOptions { via: via.clone(), ..of_remote(&store.remote) }.connections()?;
+        let through = if options.via.is_some() { " through a proxy" } else { "" };
+        let proxied = options.via.clone().map(|via| Ok((via, options.connections()?)));
+        let proxied = proxied.transpose().map_err(ObjectSetupError::Http)?;
+        let http = ClientOptions { via: None, ..options }.connections()?;
         let operator = operator
             .map_err(|error| ObjectSetupError::Config { kind, problem: error.message().to_owned() })?;
         let by = |urgency| {
-            let transport = transport::checked(http.clone(), via.clone(), urgency);
+            let transport = transport::checked(http.clone(), proxied.clone(), urgency);
             operator.clone().with_context(operator.context().with_http_transport(transport))
         };
         let host = store.endpoint.as_ref().map_or_else(|| "default".to_owned(), ToString::to_string);
-        let through = if via.is_some() { " through a proxy" } else { "" };
         Ok(Self {
             now: by(Urgency::Now),
             later: by(Urgency::Later),

@@ -2,11 +2,11 @@
 //! kinds of backends there are, for the daemon and the tools alike. Asks nothing on the network.
 
 use crate::config::{self, Mirror, Origin, Proxy, Remote};
-use crate::registry::cause;
+use crate::registry::{cause, of_remote};
 use crate::route::{Care, Ping, Route, RouteKind, Routes};
 use crate::{
     Backend, BackendCause, Bucket, Counted, Hedge, Hedging, LocalDisk, ObjectSetupError, ObjectStorage,
-    Patience, Patient, Registries, Registry, Room, Roomy, SetupError, Throttle, Wrapped,
+    Patience, Patient, PullAuth, Registries, Registry, Room, Roomy, SetupError, Throttle, Wrapped,
 };
 use futures_util::future::BoxFuture;
 use oci_registry::client;
@@ -31,6 +31,8 @@ pub enum OpenError {
     Http { source: Box<SetupError> },
     #[error("proxy {proxy} cannot be used")]
     Proxy { proxy: String, source: Box<SetupError> },
+    #[error("IMAGE_PULL_AUTH is not base64 of `user:password`")]
+    PullAuth,
     #[error("the value of NYDUS_HEADER_{name} is not UTF-8")]
     Header { name: String },
     #[error("mirror {mirror} cannot be used")]
@@ -44,6 +46,8 @@ pub struct OpenOptions {
     pub registries: Registries,
     /// Most bytes per second that prefetch may ask for on the network; `None` for no limit.
     pub prefetch_bandwidth: Option<u64>,
+    /// Replaces the login in the configuration of a registry.
+    pub pull_auth: PullAuth,
 }
 
 /// The backend that `config` describes. What is on the network is tried again, by other routes where there are some, and answers in
@@ -66,83 +70,89 @@ pub fn open_backend(config: &config::Backend, options: &OpenOptions) -> Result<A
     }
 }
 
-/// A registry by proxy, mirrors and directly, in this order.
+/// A registry.
 fn open_registry(config: &config::Registry, options: &OpenOptions) -> Result<Arc<dyn Backend>, OpenError> {
-    let remote = &config.remote;
-    let registry = Registry::shared(config, &options.registries)
-        .map_err(|source| OpenError::Registry { source: Box::new(source) })?;
-    let name = registry.endpoint().to_owned();
-    let mut before = Vec::new();
-    before.extend(proxy(config, options)?);
-    for one in &remote.mirrors {
-        before.push(mirror(config, options, one)?);
+    let mut config = config.clone();
+    if let Some(auth) = options.pull_auth.login()? {
+        config.auth = Some(auth);
     }
-    let origin = Route::new(RouteKind::Origin, &name, Arc::new(registry), Care::default());
-    // Where there is no falling back, the proxy is the only way out.
-    let only = !remote.proxy.fallback && remote.proxy.url.is_some();
-    let (before, last) = if only { (Vec::new(), before.swap_remove(0)) } else { (before, origin) };
-    if only && !remote.mirrors.is_empty() {
-        tracing::warn!(
-            "mirrors have no effect where proxy.fallback is false: {name} is asked by the proxy only"
-        );
-    }
-    Ok(on_network(Routes::new(before, last, remote.timeout), remote, &name, options))
+    let origin = Registry::shared(&config, &options.registries);
+    let origin = origin.map_err(|source| OpenError::Registry { source: Box::new(source) })?;
+    let through =
+        |url: &config::Url, use_http| Registry::through(&config, &options.registries, url, use_http);
+    let proxy = proxy(&config.remote, |url, use_http| {
+        through(url, use_http).map_err(|source| no_proxy(url, source))
+    })?;
+    let mirrors = config.remote.mirrors.iter().map(|one| mirror(&config, options, one));
+    let mirrors = mirrors.collect::<Result<_, _>>()?;
+    let name = origin.endpoint().to_owned();
+    Ok(by_routes(proxy, mirrors, origin, &name, &config.remote, options))
 }
 
-/// An HTTP server by its proxy, then directly.
+/// An HTTP server.
 fn open_http(config: &config::HttpProxy, options: &OpenOptions) -> Result<Arc<dyn Backend>, OpenError> {
     let remote = &config.remote;
-    let server = Registry::plain(config, &options.registries, None);
-    let server = server.map_err(|source| OpenError::Http { source: Box::new(source) })?;
-    let name = server.endpoint().to_owned();
-    if !remote.mirrors.is_empty() {
-        tracing::warn!("mirrors have no effect for {name}");
-    }
-    let origin = Route::new(RouteKind::Origin, &name, Arc::new(server), Care::default());
-    let routes = match http_proxy(config, options)? {
-        Some(proxy) if !remote.proxy.fallback => Routes::new(Vec::new(), proxy, remote.timeout),
-        proxy => Routes::new(proxy.into_iter().collect(), origin, remote.timeout),
+    let origin = Registry::plain(config, &options.registries, None);
+    let origin = origin.map_err(|source| OpenError::Http { source: Box::new(source) })?;
+    let name = origin.endpoint().to_owned();
+    without_mirrors(remote, &name);
+    let proxy = match (&config.origin, &remote.proxy.url) {
+        (Origin::Socket(socket), Some(url)) => {
+            tracing::warn!("proxy.url {url} has no effect for the Unix socket {}", socket.display());
+            None
+        }
+        _ => proxy(remote, |url, use_http| {
+            let through = Registry::plain(config, &options.registries, Some((url, use_http)));
+            through.map_err(|source| no_proxy(url, source))
+        })?,
     };
-    Ok(on_network(routes, remote, &name, options))
+    Ok(by_routes(proxy, Vec::new(), origin, &name, remote, options))
 }
 
-/// The way through the proxy of an HTTP server, if there is one.
-fn http_proxy(config: &config::HttpProxy, options: &OpenOptions) -> Result<Option<Route>, OpenError> {
-    let remote = &config.remote;
-    let Some(url) = proxy_url(remote) else { return Ok(None) };
-    if let Origin::Socket(socket) = &config.origin {
-        tracing::warn!("proxy.url {url} has no effect for the Unix socket {}", socket.display());
-        return Ok(None);
-    }
-    let wrong = |source| OpenError::Proxy { proxy: url.to_string(), source: Box::new(source) };
-    let through = Registry::plain(config, &options.registries, Some((url, remote.proxy.use_http)));
-    let (through, care) = (through.map_err(wrong)?, care(remote).map_err(wrong)?);
-    Ok(Some(Route::new(RouteKind::Proxy, &url.to_string(), Arc::new(through), care)))
-}
-
-/// An object store by its proxy, then directly.
+/// An object store.
 fn open_object_store(config: &config::Backend, options: &OpenOptions) -> Result<Arc<dyn Backend>, OpenError> {
     let unusable = |source| OpenError::ObjectStore { source: Box::new(source) };
-    let store = ObjectStorage::new(config).map_err(unusable)?;
-    let (remote, name) = (store.remote().clone(), store.endpoint().to_owned());
+    let origin = ObjectStorage::shared(config, &options.registries).map_err(unusable)?;
+    let (remote, name) = (origin.remote().clone(), origin.endpoint().to_owned());
+    without_mirrors(&remote, &name);
+    let proxy = proxy(&remote, |url, use_http| {
+        ObjectStorage::through(config, &options.registries, url, use_http).map_err(unusable)
+    })?;
+    Ok(by_routes(proxy, Vec::new(), origin, &name, &remote, options))
+}
+
+/// Says that `remote` has mirrors in vain, if it has some.
+fn without_mirrors(remote: &Remote, name: &str) {
     if !remote.mirrors.is_empty() {
         tracing::warn!("mirrors have no effect for {name}");
     }
-    let origin = Route::new(RouteKind::Origin, &name, Arc::new(store), Care::default());
-    let proxy = match proxy_url(&remote) {
-        Some(url) => {
-            let through = ObjectStorage::through(config, url, remote.proxy.use_http).map_err(unusable)?;
-            let wrong = |source| OpenError::Proxy { proxy: url.to_string(), source: Box::new(source) };
-            let care = care(&remote).map_err(wrong)?;
-            Some(Route::new(RouteKind::Proxy, &url.to_string(), Arc::new(through), care))
-        }
-        None => None,
-    };
+}
+
+/// `origin` by the proxy, then the mirrors, then directly, with all that a backend on the network needs around it. Where there is no falling
+/// back, the proxy is the only way out.
+fn by_routes(
+    proxy: Option<Route>,
+    mirrors: Vec<Route>,
+    origin: impl Backend + 'static,
+    name: &str,
+    remote: &Remote,
+    options: &OpenOptions,
+) -> Arc<dyn Backend> {
     let routes = match proxy {
-        Some(proxy) if !remote.proxy.fallback => Routes::new(Vec::new(), proxy, remote.timeout),
-        proxy => Routes::new(proxy.into_iter().collect(), origin, remote.timeout),
+        Some(proxy) if !remote.proxy.fallback => {
+            if !mirrors.is_empty() {
+                tracing::warn!(
+                    "mirrors have no effect where proxy.fallback is false: {name} is asked by the proxy only"
+                );
+            }
+            Routes::new(Vec::new(), proxy, remote.timeout)
+        }
+        proxy => {
+            let origin = Route::new(RouteKind::Origin, name, Arc::new(origin), Care::default());
+            Routes::new(proxy.into_iter().chain(mirrors).collect(), origin, remote.timeout)
+        }
     };
-    Ok(on_network(routes, &remote, &name, options))
+    on_network(routes, remote, name, options)
 }
 
 /// `routes` with all that a backend on the network needs around it. A pause for the sake of bandwidth is not part of the time that a read has.
@@ -160,24 +170,25 @@ fn on_network(routes: Routes, remote: &Remote, name: &str, options: &OpenOptions
     Arc::new(Wrapped::new(patient, move |reader| Arc::new(Throttle::new(reader, Arc::clone(&bucket)))))
 }
 
-/// The way through the proxy of `config`, if there is one.
-fn proxy(config: &config::Registry, options: &OpenOptions) -> Result<Option<Route>, OpenError> {
-    let Some(url) = proxy_url(&config.remote) else { return Ok(None) };
-    let wrong = |source| OpenError::Proxy { proxy: url.to_string(), source: Box::new(source) };
-    let use_http = config.remote.proxy.use_http;
-    let registry = Registry::through(config, &options.registries, url, use_http).map_err(wrong)?;
-    let care = care(&config.remote).map_err(wrong)?;
-    Ok(Some(Route::new(RouteKind::Proxy, &url.to_string(), Arc::new(registry), care)))
-}
-
-/// Where the proxy of `remote` is. Says which other kind of proxy has no effect.
-fn proxy_url(remote: &Remote) -> Option<&config::Url> {
+/// The way through the proxy of `remote`, if there is one. `through` makes the backend anew, asked through the proxy at this URL, to which places with TLS may be named
+/// by `http`. Says which other kind of proxy has no effect.
+fn proxy<B: Backend + 'static>(
+    remote: &Remote,
+    through: impl FnOnce(&config::Url, bool) -> Result<B, OpenError>,
+) -> Result<Option<Route>, OpenError> {
     if let Some(scheduler) = &remote.proxy.dragonfly_scheduler_endpoint {
         tracing::warn!(
             "proxy.dragonfly_scheduler_endpoint {scheduler} has no effect: peers are asked at proxy.url"
         );
     }
-    remote.proxy.url.as_ref()
+    let Some(url) = &remote.proxy.url else { return Ok(None) };
+    let backend = through(url, remote.proxy.use_http)?;
+    let care = care(remote).map_err(|source| no_proxy(url, source))?;
+    Ok(Some(Route::new(RouteKind::Proxy, &url.to_string(), Arc::new(backend), care)))
+}
+
+fn no_proxy(url: &config::Url, source: SetupError) -> OpenError {
+    OpenError::Proxy { proxy: url.to_string(), source: Box::new(source) }
 }
 
 /// How the proxy of `remote` is looked after.
@@ -205,11 +216,11 @@ fn mirror(config: &config::Registry, options: &OpenOptions, mirror: &Mirror) -> 
     Ok(Route::new(RouteKind::Mirror, &name, Arc::new(registry), care))
 }
 
-/// Asks at `url` as `remote` trusts.
+/// Asks at `url` with the trust and the certificate of `remote`.
 fn ping(url: Option<&config::Url>, remote: &Remote) -> Result<Option<Box<dyn Ping>>, SetupError> {
     let Some(url) = url else { return Ok(None) };
     let limit = remote.timeout.unwrap_or(PING);
-    let ping = client::Ping::new(url.expose(), limit, remote.skip_verify, &remote.ca_cert_files)?;
+    let ping = client::Ping::new(url.expose(), limit, &of_remote(remote))?;
     Ok(Some(Box::new(HttpPing(ping))))
 }
 

@@ -32,7 +32,12 @@ impl Registries {
     }
 
     fn client(&self, options: ClientOptions) -> Result<Arc<Client>, SetupError> {
-        self.clients.client(&ClientOptions { all_headers: self.headers.clone(), ..options })
+        self.clients.client(&self.with_fields(options))
+    }
+
+    /// `options` with the header fields of all requests.
+    pub(crate) fn with_fields(&self, options: ClientOptions) -> ClientOptions {
+        ClientOptions { all_headers: self.headers.clone(), ..options }
     }
 }
 

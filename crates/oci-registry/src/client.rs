@@ -108,12 +108,17 @@ impl ClientOptions {
         self.transport()?.build()
     }
 
+    /// Who we are, if servers are told. Errors: certificates that cannot be read.
+    fn identity(&self) -> Result<Option<Identity>, SetupError> {
+        self.client_cert.as_ref().map(|(cert, key)| Identity::read(cert, key)).transpose()
+    }
+
     /// The part that decides about connections. Errors: certificates that cannot be read.
     fn transport(&self) -> Result<Transport, SetupError> {
         Ok(Transport {
             skip_verify: self.skip_verify,
             authorities: tls::read(&self.ca_cert_files)?,
-            identity: self.client_cert.as_ref().map(|(cert, key)| Identity::read(cert, key)).transpose()?,
+            identity: self.identity()?,
             headers: self.all_headers.clone(),
             connect_timeout: self.connect_timeout,
             watch_silence: self.timeout.is_none(),

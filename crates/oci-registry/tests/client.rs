@@ -341,7 +341,7 @@ async fn a_server_is_well_when_it_answers_so() {
     let well = Server::start(|request| reply(if request.path == "/ping" { 200 } else { 500 }));
     let ping = |path: &str| {
         let url = format!("http://{}{path}", well.address);
-        Ping::new(&url, Duration::from_secs(30), false, &[]).unwrap()
+        Ping::new(&url, Duration::from_secs(30), &ClientOptions::default()).unwrap()
     };
     ping("/ping").ask().await.unwrap();
     let error = ping("/").ask().await.unwrap_err();
@@ -350,12 +350,12 @@ async fn a_server_is_well_when_it_answers_so() {
     let limit = Duration::from_millis(50);
     // A status is an answer, whatever becomes of the body.
     let url = format!("http://{}", hangs.address);
-    Ping::new(&url, Duration::from_secs(30), false, &[]).unwrap().ask().await.unwrap();
+    Ping::new(&url, Duration::from_secs(30), &ClientOptions::default()).unwrap().ask().await.unwrap();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
-    let error = Ping::new(&url, limit, false, &[]).unwrap().ask().await.unwrap_err();
+    let error = Ping::new(&url, limit, &ClientOptions::default()).unwrap().ask().await.unwrap_err();
     assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
-    assert!(matches!(Ping::new("no url", limit, false, &[]), Err(SetupError::Ping)));
+    assert!(matches!(Ping::new("no url", limit, &ClientOptions::default()), Err(SetupError::Ping)));
 }
 
 #[tokio::test]

@@ -3,17 +3,12 @@
 //! `blob_storage::config` reads both and `blob_storage::open_backend` makes backends of them, so tools serve whatever the daemon serves. Everything else
 //! in a configuration belongs to the daemon, which checks it.
 
-use blob_storage::config::{self, Auth, Backend as BackendConfig, Document, Kind};
-use blob_storage::{
-    Backend, BackendCause, BackendError, BlobReader, OpenError, OpenOptions, Registries, open_backend,
-};
+use blob_storage::config::{self, Backend as BackendConfig, Document, Kind};
+use blob_storage::{Backend, BackendCause, BackendError, BlobReader, OpenError, OpenOptions, open_backend};
 use rafs_format::BlobId;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Environment variable with user and password of a registry, which replace those of the configuration.
-const PULL_AUTH: &str = "IMAGE_PULL_AUTH";
 
 /// Why there is no backend.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +25,6 @@ pub enum ConfigError {
     Open(#[from] OpenError),
     #[error("{kind:?} is no type of backend: expected one of {}", names())]
     Kind { kind: String },
-    #[error("IMAGE_PULL_AUTH is not base64 of `user:password`")]
-    PullAuth,
 }
 
 fn names() -> String {
@@ -58,13 +51,8 @@ pub fn parse(kind: &str, text: &str, origin: &Path) -> Result<Arc<dyn Backend>, 
     open(backend)
 }
 
-fn open(mut backend: BackendConfig) -> Result<Arc<dyn Backend>, ConfigError> {
-    if let (BackendConfig::Registry(registry), Some(auth)) = (&mut backend, std::env::var_os(PULL_AUTH)) {
-        let auth = auth.to_str().and_then(|text| Auth::new(text.trim()));
-        registry.auth = Some(auth.ok_or(ConfigError::PullAuth)?);
-    }
-    let registries = Registries::of_environment(std::env::vars_os())?;
-    Ok(open_backend(&backend, &OpenOptions { registries, ..OpenOptions::default() })?)
+fn open(backend: BackendConfig) -> Result<Arc<dyn Backend>, ConfigError> {
+    Ok(open_backend(&backend, &OpenOptions::of_environment(std::env::vars_os())?)?)
 }
 
 /// Blobs that are in one backend or, where it does not have them, in another: a directory of blobs that are not uploaded yet, and where the rest is.

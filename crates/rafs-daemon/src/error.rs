@@ -29,8 +29,6 @@ pub enum DaemonError {
     NoTree { path: PathBuf, expected: Digest, source: DigestError },
     #[error(transparent)]
     Backend(#[from] OpenError),
-    #[error("IMAGE_PULL_AUTH is not base64 of `user:password`")]
-    PullAuth,
     #[error("cannot read key file {}", path.display())]
     KeyFile { path: PathBuf, source: io::Error },
     #[error("{} is no key file: a key is 64 hex digits, or 32 bytes, and its halves differ", path.display())]

@@ -1,10 +1,9 @@
 //! One image put together: the bootstrap read and checked, its blobs found, their caches opened.
 
-use crate::config::{Backend as BackendConfig, Cache, Config, Store, TreeDigest};
+use crate::config::{Cache, Config, Store, TreeDigest};
 use crate::{DaemonError, Options, keys};
 use blob_cache::{BlobCache, CacheOptions};
-use blob_storage::config::Auth;
-use blob_storage::{Backend, BlobReader, LocalFs, OpenOptions, Registries, open_backend};
+use blob_storage::{Backend, BlobReader, LocalFs, OpenOptions, PullAuth, Registries, open_backend};
 use bytes::Bytes;
 use rafs_codec::sections;
 use rafs_format::{Blob, BlobFeatures, Bootstrap, DigestAlgorithm};
@@ -17,8 +16,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Environment variable with user and password of a registry, which replace those of the configuration.
-const PULL_AUTH: &str = "IMAGE_PULL_AUTH";
 /// Length of a SHA-256 in hex.
 const SHA256_HEX: usize = 64;
 
@@ -139,13 +136,12 @@ fn read_inside(path: &Path) -> Result<Option<Bytes>, DaemonError> {
 
 /// The backend of `config`. Local files must be there now; what is on the network is asked when data is read, and only then.
 fn backend(config: &Config, registries: &Registries) -> Result<Arc<dyn Backend>, DaemonError> {
-    let mut backend = config.backend.clone();
-    if let (BackendConfig::Registry(registry), Some(auth)) = (&mut backend, std::env::var_os(PULL_AUTH)) {
-        let auth = auth.to_str().and_then(|text| Auth::new(text.trim()));
-        registry.auth = Some(auth.ok_or(DaemonError::PullAuth)?);
-    }
-    let prefetch_bandwidth = config.prefetch.bandwidth_limit.map(u64::from);
-    Ok(open_backend(&backend, &OpenOptions { registries: registries.clone(), prefetch_bandwidth })?)
+    let options = OpenOptions {
+        registries: registries.clone(),
+        prefetch_bandwidth: config.prefetch.bandwidth_limit.map(u64::from),
+        pull_auth: PullAuth::of_environment(|name| std::env::var_os(name)),
+    };
+    Ok(open_backend(&config.backend, &options)?)
 }
 
 fn open_cache(

@@ -80,7 +80,8 @@ async fn asked(credentials: Credentials, config: impl Fn(ObjectStore) -> config:
     let (address, asked) = answering();
     let config = config(bucket(credentials));
     let proxy = config::Url::new(&format!("http://{address}")).unwrap();
-    let store = ObjectStorage::through(&config, &proxy, false).unwrap();
+    let fields = Registries::default().with_headers(vec![("X-Tenant".into(), Secret::new("t-1"))]);
+    let store = ObjectStorage::through(&config, &fields, &proxy, false).unwrap();
     let blob = store.open(&BlobId::new(ID).unwrap()).unwrap();
     assert_eq!(blob.read(3..6, Priority::OnDemand).await.unwrap(), "345");
     let asked = asked.join().unwrap();
@@ -90,6 +91,9 @@ async fn asked(credentials: Credentials, config: impl Fn(ObjectStore) -> config:
     // What a peer wants to know.
     assert!(asked.to_lowercase().contains("\r\nx-dragonfly-priority: 6\r\n"), "{asked}");
     assert_eq!(header(&asked, "range"), Some("bytes=3-5"));
+    // What the environment adds is not part of what is signed.
+    assert_eq!(header(&asked, "x-tenant"), Some("t-1"));
+    assert!(!header(&asked, "authorization").unwrap_or_default().contains("x-tenant"), "{asked}");
     asked
 }
 

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use oci_registry::client::{ClientError, Urgency, Via, ranged_answer, retry_after};
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, HttpTransporter, Result};
 use parking_lot::Mutex;
@@ -18,9 +18,13 @@ const MAX_ERROR: usize = 4096;
 /// Longest text taken from there, in characters.
 const MAX_SAID: usize = 200;
 
-/// A transport that sends by `http`, which asks through `via`.
-pub(super) fn checked(http: reqwest::Client, via: Option<Via>, urgency: Urgency) -> HttpTransporter {
-    HttpTransporter::new(Checked { http, via, urgency })
+/// A transport that sends by `http`, and what is about blobs by the connections through a proxy, where there is one.
+pub(super) fn checked(
+    http: reqwest::Client,
+    proxy: Option<(Via, reqwest::Client)>,
+    urgency: Urgency,
+) -> HttpTransporter {
+    HttpTransporter::new(Checked { http, proxy, urgency })
 }
 
 /// What went wrong, on its way through an error of `opendal`.
@@ -59,19 +63,26 @@ fn carry(error: ClientError) -> Error {
 
 struct Checked {
     http: reqwest::Client,
-    via: Option<Via>,
+    proxy: Option<(Via, reqwest::Client)>,
     urgency: Urgency,
+}
+
+/// Is it about a blob? If not, it is about credentials: of the instance, which no proxy can reach, or of a service that gives tokens; neither is
+/// any proxy's business. They are had by other methods, and never in part.
+fn is_of_blob(request: &reqwest::Request) -> bool {
+    let of_google = request.url().path().starts_with("/storage/v1/b/");
+    of_google || request.method() == Method::HEAD || request.headers().contains_key(header::RANGE)
 }
 
 impl Checked {
     /// `request` as it is named to a proxy, with what peers want to know.
     fn request(&self, request: reqwest::Request) -> reqwest::RequestBuilder {
         let (url, mut request) = (request.url().clone(), request);
-        let Some(via) = &self.via else {
+        let Some((via, http)) = self.proxy.as_ref().filter(|_| is_of_blob(&request)) else {
             return reqwest::RequestBuilder::from_parts(self.http.clone(), request);
         };
         *request.url_mut() = via.named(url.clone());
-        let request = reqwest::RequestBuilder::from_parts(self.http.clone(), request);
+        let request = reqwest::RequestBuilder::from_parts(http.clone(), request);
         Via::hinted(request, &url, self.urgency)
     }
 }
@@ -175,6 +186,32 @@ mod tests {
             assert_eq!(of(wrong), None, "{wrong}");
         }
         assert_eq!(asked(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_proxy_sees_requests_for_blobs_only() {
+        let of = |method: Method, url: &str, range: bool| {
+            let mut request = reqwest::Request::new(method, url.parse().unwrap());
+            if range {
+                request.headers_mut().insert(header::RANGE, "bytes=0-0".parse().unwrap());
+            }
+            is_of_blob(&request)
+        };
+        assert!(of(Method::GET, "http://s/blobs/0a", true));
+        assert!(of(Method::HEAD, "http://s/blobs/0a", false));
+        assert!(of(Method::GET, "http://s/storage/v1/b/blobs/o/0a", false));
+        for (method, url) in [
+            (Method::PUT, "http://169.254.169.254/latest/api/token"),
+            (Method::GET, "http://169.254.169.254/latest/meta-data/iam/security-credentials/blobs"),
+            (Method::GET, "http://100.100.100.200/latest/meta-data/ram/security-credentials/"),
+            (
+                Method::GET,
+                "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/token",
+            ),
+            (Method::POST, "https://sts.amazonaws.com/?Action=AssumeRoleWithWebIdentity"),
+        ] {
+            assert!(!of(method, url, false), "{url}");
+        }
     }
 
     #[test]

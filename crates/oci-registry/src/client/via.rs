@@ -2,12 +2,11 @@
 //! Other proxies pass these fields on or drop them. Also the question whether such a server is well.
 
 use super::error::{ClientError, SetupError};
-use super::{answer, limited, redact, tls};
+use super::{ClientOptions, answer, limited, redact, tls};
 use crate::Secret;
 use crate::login::Login;
 use reqwest::{RequestBuilder, Url};
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// A forward proxy that requests go through.
@@ -141,16 +140,17 @@ impl fmt::Debug for Ping {
 }
 
 impl Ping {
-    /// Asks at `url`, which is http or https, for at most `limit`, trusting as a client with these options does.
-    pub fn new(
-        url: &str,
-        limit: Duration,
-        skip_verify: bool,
-        ca_cert_files: &[PathBuf],
-    ) -> Result<Self, SetupError> {
+    /// Asks at `url`, which is http or https, for at most `limit`, with the trust and the certificate of a client with these options; what else is
+    /// there does not count. Errors: no URL, certificates that cannot be read.
+    pub fn new(url: &str, limit: Duration, options: &ClientOptions) -> Result<Self, SetupError> {
         let url = Url::parse(url).ok().ok_or(SetupError::Ping)?;
+        let authorities = tls::read(&options.ca_cert_files)?;
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::config(skip_verify, &tls::read(ca_cert_files)?, None)?)
+            .tls_backend_preconfigured(tls::config(
+                options.skip_verify,
+                &authorities,
+                options.identity()?.as_ref(),
+            )?)
             .no_proxy()
             .build()
             .map_err(|source| SetupError::Http { source })?;
