@@ -8,9 +8,10 @@ use blob_storage::{
 };
 use bytes::Bytes;
 use rafs_format::BlobId;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use testkit::http::BlobServer;
+use testkit::http::{BlobServer, Reply, Server};
 use testkit::reader::{OneBlob, TestReader};
 use testkit::suite::{bad_server_suite, blob_reader_suite};
 
@@ -122,6 +123,61 @@ async fn an_http_server_at_a_unix_socket() {
         open(&http(socket.display(), HASTY), id)
     })
     .await;
+}
+
+/// Kinds of object stores, and what they need beside a bucket.
+const STORES: [(&str, &str); 5] = [
+    ("s3", r#", "region": "us-east-1", "access_key_id": "k", "access_key_secret": "s""#),
+    ("oss", r#", "access_key_id": "k", "access_key_secret": "s""#),
+    ("cos", r#", "access_key_id": "k", "access_key_secret": "s""#),
+    ("gcs", ""),
+    ("azblob", ""),
+];
+
+/// A bucket whose every host is reached through the proxy `server`, which has what is asked for: hosts of most stores name the bucket.
+fn store((kind, own): (&str, &str), proxy: SocketAddr, more: &str) -> String {
+    format!(
+        r#"{{"type": "{kind}", "{kind}": {{"scheme": "http", "endpoint": "store.test", "bucket_name": "blobs",
+            "proxy": {{"url": "http://{proxy}", "fallback": false}} {own} {more}}}}}"#
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn object_stores() {
+    for kind in STORES.into_iter().filter(|(kind, _)| *kind != "gcs") {
+        over_a_server(async |server| store(kind, server.server().address(), AMPLE)).await;
+    }
+}
+
+/// How large an object is, Google says in JSON, at the place without `alt=media`.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_store_of_google() {
+    let servers = std::cell::RefCell::new(Vec::new());
+    blob_reader_suite(async |bytes: Bytes| {
+        let server = Server::start(move |request| {
+            if request.target.contains("alt=media") {
+                return Reply::part(request, &bytes);
+            }
+            let told = format!(
+                r#"{{"name": "{ID}", "size": "{}", "updated": "2024-01-01T00:00:00Z"}}"#,
+                bytes.len()
+            );
+            Reply::status(200).header("Content-Type", "application/json").body(told)
+        });
+        let reader = open(&store(("gcs", ""), server.address(), AMPLE), ID);
+        servers.borrow_mut().push(server);
+        reader
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn object_stores_that_answer_as_no_good_one_does() {
+    // What hangs takes its second; all of them at once.
+    let suites = STORES.map(|kind| {
+        bad_server_suite(move |server, id| open(&store(kind, server.server().address(), HASTY), id))
+    });
+    futures_util::future::join_all(suites).await;
 }
 
 #[tokio::test]
