@@ -3,7 +3,7 @@
 //! Nothing is left out where `CI=true`; elsewhere a step whose program is missing is left out and told.
 
 use crate::process::{self, Steps};
-use crate::{fuzz, golden, layers, quickstart, tidy, workspace};
+use crate::{fuzz, golden, layers, quickstart, soak, tidy, workspace};
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,9 +17,9 @@ pub fn ci() -> anyhow::Result<()> {
     steps.step("format", || {
         cargo(&["fmt", "--all", "--", "--check"])?;
         // Workspaces of their own.
-        fuzz::PACKAGES
-            .iter()
-            .try_for_each(|package| cargo(&["fmt", "--manifest-path", package.manifest, "--", "--check"]))
+        let fuzz = fuzz::PACKAGES.iter().map(|package| package.manifest);
+        fuzz.chain([soak::SCHEDULER])
+            .try_for_each(|manifest| cargo(&["fmt", "--manifest-path", manifest, "--", "--check"]))
     })?;
     steps.step("layers", layers::layers)?;
     steps.step("tidy", tidy::tidy)?;

@@ -26,7 +26,7 @@ Usage: cargo xtask CHORE [ARGUMENTS] [CHORE [ARGUMENTS]]...
   tidy                          fail on missing headers, dead links, unused dependencies, licences not in deny.toml, ...
   ci                            run everything that decides whether a change lands, without installing packages
   fuzz [TARGET] [--seconds N]   run the fuzz targets (bootstrap, blob_meta, header, docker_config, tar_stream, sections, spans, inflate, stargz_toc, gpt, ready_map; all by default, as many at once as there are processors) for N seconds each, 60 by default
-  soak [--seconds N]            run the fuzz targets for N seconds in all, 3600 by default, then the property tests with many cases
+  soak [dragonfly|--seconds N]  run the fuzz targets for N seconds in all, 3600 by default, the property tests with many cases, and two real Dragonfly peers where dfdaemon is installed; or the last alone
   golden                        copy the reference bootstraps that tests must always have from RAFS_GOLDEN into the tree
   bench                         print the figures of images and mounts (minutes; as root)
   quickstart [IMAGE]            build, convert IMAGE (docker save, OCI archive or layout, a tar or a directory; default: the Rust toolchain), mount, run, compare
@@ -40,6 +40,7 @@ enum Chore {
     Ci,
     Fuzz { target: Option<String>, seconds: u64 },
     Soak { seconds: u64 },
+    SoakDragonfly,
     Golden,
     Bench,
     Quickstart { image: Option<PathBuf> },
@@ -73,6 +74,7 @@ fn run(chore: &Chore) -> anyhow::Result<()> {
         Chore::Ci => ci::ci(),
         Chore::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), *seconds),
         Chore::Soak { seconds } => soak::soak(*seconds),
+        Chore::SoakDragonfly => soak::dragonfly(),
         Chore::Golden => golden::golden(),
         Chore::Bench => bench::bench(),
         Chore::Quickstart { image } => quickstart::quickstart(image.as_deref()),
@@ -93,7 +95,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<Chore>, St
     if chores.is_empty() { Err("a chore is missing".into()) } else { Ok(chores) }
 }
 
-fn chore(name: &OsString, values: Vec<OsString>) -> Result<Chore, String> {
+fn chore(name: &OsString, mut values: Vec<OsString>) -> Result<Chore, String> {
     let name = name.to_string_lossy();
     match &*name {
         "layers" => nothing_else(values).map(|()| Chore::Layers),
@@ -114,6 +116,9 @@ fn chore(name: &OsString, values: Vec<OsString>) -> Result<Chore, String> {
             }
             nothing_else(rest)?;
             Ok(Chore::Fuzz { target, seconds: seconds.unwrap_or(60) })
+        }
+        "soak" if values.first().is_some_and(|value| value == "dragonfly") => {
+            nothing_else(values.split_off(1)).map(|()| Chore::SoakDragonfly)
         }
         "soak" => {
             let (seconds, rest) = take_seconds(values)?;
@@ -176,6 +181,7 @@ mod tests {
         assert_eq!(parsed("fuzz --seconds 5 bootstrap ci"), Ok(vec![fuzz, Chore::Ci]));
         assert_eq!(parsed("fuzz"), Ok(vec![Chore::Fuzz { target: None, seconds: 60 }]));
         assert_eq!(parsed("soak --seconds=7"), Ok(vec![Chore::Soak { seconds: 7 }]));
+        assert_eq!(parsed("soak dragonfly tidy"), Ok(vec![Chore::SoakDragonfly, Chore::Tidy]));
         let image = Some(PathBuf::from("a.tar"));
         assert_eq!(parsed("quickstart a.tar"), Ok(vec![Chore::Quickstart { image }]));
         assert_eq!(parsed("quickstart"), Ok(vec![Chore::Quickstart { image: None }]));
@@ -196,6 +202,8 @@ mod tests {
             "fuzz nothing",
             "fuzz --seconds",
             "fuzz --seconds 0",
+            "soak dragonfly 1",
+            "soak 1 dragonfly",
             "quickstart -x",
             "quickstart a b",
         ] {
