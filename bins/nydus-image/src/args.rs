@@ -57,7 +57,7 @@ pub enum Command {
     Compact(Box<CompactArgs>),
     /// Copy what is wanted first into one extra blob.
     Optimize(Box<OptimizeArgs>),
-    /// Make chunk dictionaries.
+    /// Make chunk dictionaries, and keep chunk stores.
     #[command(subcommand)]
     Chunkdict(ChunkdictCommand),
     /// Show statistics of images, and which chunks they share.

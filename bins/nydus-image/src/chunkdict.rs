@@ -1,4 +1,6 @@
-//! `nydus-image chunkdict`: arguments to a library call, the result as log lines and JSON.
+//! `nydus-image chunkdict`: arguments to a library call, the result as log lines and JSON. [`store`] has what is about a chunk store.
+
+mod store;
 
 use crate::create::{real, watch_signals};
 use crate::tools::json_version;
@@ -8,12 +10,15 @@ use rafs_builder::chunkdict::{self, BlobId, Options, Report};
 use rafs_builder::output::{Outputs, Place};
 use std::io::Write;
 use std::path::PathBuf;
+use store::StoreCommand;
 
 /// Subcommands of `chunkdict`.
 #[derive(Debug, Subcommand)]
 pub enum ChunkdictCommand {
     /// Make a chunk dictionary of what images have in common, and of what stays in their versions.
     Generate(GenerateArgs),
+    #[command(flatten)]
+    Store(StoreCommand),
 }
 
 /// Arguments of `chunkdict generate`.
@@ -53,7 +58,13 @@ const EXAMPLES: &str = "Examples:
 
 /// Runs `chunkdict`.
 pub fn run(command: &ChunkdictCommand) -> anyhow::Result<()> {
-    let ChunkdictCommand::Generate(args) = command;
+    match command {
+        ChunkdictCommand::Generate(args) => generate(args),
+        ChunkdictCommand::Store(command) => store::run(command),
+    }
+}
+
+fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     let database = args.database.as_deref().map(database).transpose()?.flatten();
     let options = Options { sources: args.sources.clone(), database };
     check_different(args, &options)?;

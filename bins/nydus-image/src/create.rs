@@ -7,7 +7,7 @@ mod stargz;
 mod tarfs;
 mod units;
 
-use crate::merge::{chunk_dict, parent};
+use crate::merge::{chunk_dicts, parent};
 use crate::prefetch::{self, PrefetchPolicy};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -103,7 +103,8 @@ pub struct CreateArgs {
     /// Configuration file of a daemon; needed only with --parent-bootstrap or --chunk-dict.
     #[arg(short = 'C', long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Use chunks of this image instead of storing them again: `PATH` or `bootstrap=PATH`. May be given several times; the first that has a chunk counts.
+    /// Use chunks of this image instead of storing them again: `PATH` or `bootstrap=PATH`; of all images of a chunk store: `store=PATH`. May be given several
+    /// times; the first image that has a chunk counts, then the store.
     #[arg(long, value_name = "BOOTSTRAP")]
     chunk_dict: Vec<String>,
     /// Lay SOURCE over this image, and use its chunks. The image stays as it is.
@@ -279,7 +280,7 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
     let chunk_size = chunk_size
         .with_context(|| format!("--chunk-size {size:#x} is not a power of two from 0x1000 to 0x1000000"))?;
     let blob_id = args.blob_id.as_deref().map(BlobId::new).transpose().context("--blob-id cannot be used")?;
-    let defaults = Options::default();
+    let (defaults, dicts) = (Options::default(), chunk_dicts(&args.chunk_dict)?);
     let version = if args.fs_version == "5" { Version::V5 } else { Version::V6 };
     if let Some(kind) = args.kind.filter(|kind| version == Version::V5 && !kind.stores_chunks()) {
         bail!("--type {} conflicts with --fs-version 5: it needs RAFS v6", kind.name());
@@ -327,7 +328,8 @@ fn options(args: &CreateArgs) -> anyhow::Result<Options> {
         reference_states: false,
         toc,
         parent: parent(args.parent_bootstrap.as_deref()),
-        chunk_dicts: args.chunk_dict.iter().map(|text| chunk_dict(text)).collect::<anyhow::Result<_>>()?,
+        chunk_dicts: dicts.images,
+        chunk_store: dicts.store,
     })
 }
 

@@ -27,7 +27,7 @@ pub struct MergeArgs {
     /// An image below all layers, which may be merged itself.
     #[arg(long, value_name = "FILE")]
     parent_bootstrap: Option<OsString>,
-    /// An image with whose chunks the layers were built. May be given several times.
+    /// An image with whose chunks the layers were built, or `store=PATH`. May be given several times.
     #[arg(long, value_name = "BOOTSTRAP")]
     chunk_dict: Vec<String>,
     /// Markers of layers that say that something of a lower layer is gone.
@@ -107,6 +107,7 @@ pub fn run(args: &MergeArgs) -> anyhow::Result<()> {
 }
 
 fn options(args: &MergeArgs) -> anyhow::Result<Options> {
+    let dicts = chunk_dicts(&args.chunk_dict)?;
     let mut sources: Vec<Source> = args.sources.iter().map(Source::at).collect();
     fill("--blob-digests", &args.blob_digests, &mut sources, |s, v| s.blob_digest = Some(v))?;
     fill("--original-blob-ids", &args.original_blob_ids, &mut sources, |s, v| s.original_blob_id = Some(v))?;
@@ -116,7 +117,8 @@ fn options(args: &MergeArgs) -> anyhow::Result<Options> {
     Ok(Options {
         parent: parent(args.parent_bootstrap.as_deref()),
         sources,
-        chunk_dicts: args.chunk_dict.iter().map(|text| chunk_dict(text)).collect::<anyhow::Result<_>>()?,
+        chunk_dicts: dicts.images,
+        chunk_store: dicts.store,
         whiteouts: match args.whiteout_spec {
             WhiteoutArg::Oci => Whiteouts::Oci,
             WhiteoutArg::Overlayfs => Whiteouts::Overlayfs,
@@ -148,15 +150,36 @@ pub fn parent(path: Option<&OsStr>) -> Option<PathBuf> {
     path.filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// The bootstrap of a chunk dictionary: `PATH` or `bootstrap=PATH`.
-pub fn chunk_dict(text: &str) -> anyhow::Result<PathBuf> {
-    match text.split_once('=') {
-        Some(("bootstrap", path)) => Ok(path.into()),
-        Some((kind, _)) if !kind.contains('/') && !Path::new(text).exists() => {
-            bail!("invalid chunk dict type {kind:?}: give `bootstrap=PATH` or `PATH`")
+/// Where chunks are that are stored already.
+#[derive(Debug, Default)]
+pub struct ChunkDicts {
+    /// Bootstraps.
+    pub images: Vec<PathBuf>,
+    /// A chunk store.
+    pub store: Option<PathBuf>,
+}
+
+/// Chunk dictionaries as they are given: `PATH`, `bootstrap=PATH` or `store=PATH`, of the latter one at most.
+pub fn chunk_dicts(texts: &[String]) -> anyhow::Result<ChunkDicts> {
+    let mut dicts = ChunkDicts::default();
+    for text in texts {
+        match text.split_once('=') {
+            Some(("bootstrap", path)) => dicts.images.push(path.into()),
+            Some(("store", path)) => {
+                ensure!(
+                    Path::new(path).is_file(),
+                    "there is no chunk store {path}: `chunkdict add` makes one"
+                );
+                ensure!(dicts.store.is_none(), "--chunk-dict names two chunk stores: one is possible");
+                dicts.store = Some(path.into());
+            }
+            Some((kind, _)) if !kind.contains('/') && !Path::new(text).exists() => {
+                bail!("invalid chunk dict type {kind:?}: give `bootstrap=PATH`, `store=PATH` or `PATH`")
+            }
+            _ => dicts.images.push(text.into()),
         }
-        _ => Ok(text.into()),
     }
+    Ok(dicts)
 }
 
 /// Where the bootstrap goes.

@@ -2,6 +2,7 @@
 
 use crate::args::SourceArgs;
 use crate::create::watch_signals;
+use crate::merge::chunk_dicts;
 use crate::tools::{self, json_version};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
@@ -68,7 +69,7 @@ pub fn compact(args: &CompactArgs) -> anyhow::Result<()> {
         compact_blob_size: args.compact_blob_size,
         max_compact_size: args.max_compact_size,
         layers_to_compact: args.layers_to_compact,
-        chunk_dict: args.chunk_dict.as_deref().map(dictionary),
+        chunk_dict: args.chunk_dict.as_deref().map(dictionary).transpose()?,
     };
     let outputs = Outputs::new();
     watch_signals(&outputs)?;
@@ -142,8 +143,10 @@ pub fn optimize(args: &OptimizeArgs) -> anyhow::Result<()> {
 }
 
 /// The bootstrap of a chunk dictionary: `PATH` or `bootstrap=PATH`.
-fn dictionary(text: &str) -> PathBuf {
-    text.strip_prefix("bootstrap=").unwrap_or(text).into()
+fn dictionary(text: &str) -> anyhow::Result<PathBuf> {
+    let mut dicts = chunk_dicts(&[text.to_owned()])?;
+    let none = "--chunk-dict: blobs of a chunk store are not kept, give the image whose blobs are to stay";
+    dicts.images.pop().context(none)
 }
 
 /// A log line about what was done.

@@ -106,3 +106,56 @@ fn wrong_command_lines() {
         boot,
     ]);
 }
+
+/// The life of a store: images go in, builds use them, images go out, blobs are collected.
+#[test]
+fn a_store_of_all_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| str(&dir.path().join(name));
+    let (first, second) = (image(dir.path(), "redis:1"), image(dir.path(), "redis:2"));
+    let store = ["--store", at("chunks")];
+    let said = |args: &[&'static str]| {
+        let output = run(&[&["chunkdict"], args, &["-l", "warn"], &store[..]].concat());
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{args:?}");
+        text(&output.stdout)
+    };
+    let option: &str = format!("store={}", at("chunks")).leak();
+    let new = ["create", "-l", "warn", "-D", str(dir.path()), "-B", at("new"), "-J", at("json")];
+    let new = [&new[..], &["--chunk-dict", option, at("source")]].concat();
+    assert!(fails(&new).contains("there is no chunk store"));
+    assert!(fails(&["chunkdict", "list", "--store", at("chunks")]).contains("there is no chunk store"));
+    assert!(
+        fails(&["chunkdict", "add", "--name", "x", "--store", at("chunks"), at("none")])
+            .contains("none is no file")
+    );
+    assert!(!Path::new(at("chunks")).exists());
+    assert_eq!(said(&["add", "--name", "redis:1", first]), "");
+    assert_eq!(said(&["add", "--name", "redis:2", second]), "");
+    assert_eq!(said(&["list"]), "redis:1\nredis:2\n");
+    let counts: serde_json::Value = serde_json::from_str(&said(&["list", "--json"])).unwrap();
+    assert_eq!(
+        (&counts["live_blobs"], &counts["chunks"], &counts["references"]),
+        (&2.into(), &4.into(), &4.into())
+    );
+    // All that the new image has is in the store.
+    quiet(&new);
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(at("json")).unwrap()).unwrap();
+    assert_eq!(json["trace"]["registered_events"]["dedup_uncompressed_size"], 9000 + 7);
+    assert!(run(&["check", "-l", "warn", "--data", "-D", str(dir.path()), at("new")]).status.success());
+    let twice = [&new[..], &["--chunk-dict", option]].concat();
+    assert!(fails(&twice).contains("two chunk stores"));
+    let compact = ["compact", "-B", first, "-D", str(dir.path()), "--chunk-dict", option];
+    assert!(fails(&compact).contains("blobs of a chunk store are not kept"));
+    // Collection: the blob of the image that is taken out, in two steps.
+    assert_eq!(said(&["remove", "redis:1"]), "");
+    let missing = fails(&["chunkdict", "remove", "redis:1", "--store", at("chunks")]);
+    assert!(missing.contains("not in the chunk store: redis:1"), "{missing}");
+    let condemned = said(&["condemn"]);
+    let blob = condemned.strip_prefix("round 1\n").unwrap();
+    assert_eq!(blob.trim_end().len(), 64, "{condemned}");
+    assert_eq!(said(&["sweep", "--round", "1"]), blob);
+    assert_eq!(said(&["sweep", "--round", "1"]), "");
+    let gone = fails(&["chunkdict", "add", "--name", "redis:1", "--store", at("chunks"), first]);
+    assert!(gone.contains("may be deleted already"), "{gone}");
+    assert_eq!(said(&["add", "--stored", "--name", "redis:1", first]), "");
+}

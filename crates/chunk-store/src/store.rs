@@ -24,6 +24,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Why the store cannot do what is asked.
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +137,20 @@ pub struct Counts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Round(u64);
 
+/// The number that a program keeps between the two steps.
+impl From<Round> for u64 {
+    fn from(round: Round) -> Self {
+        round.0
+    }
+}
+
+/// A round from its number. One beyond all that were begun stands for the last of them.
+impl From<u64> for Round {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// The store.
 #[derive(Debug)]
 pub struct Store {
@@ -162,6 +177,20 @@ impl Store {
         let store = Self { database };
         store.check_version(path)?;
         Ok(store)
+    }
+
+    /// Opens the store like [`Store::open`], and waits up to `patience` for another process that has it.
+    pub fn open_patiently(path: &Path, patience: Duration) -> Result<Self, StoreError> {
+        let started = Instant::now();
+        loop {
+            let opened = Self::open(path);
+            let is_taken = matches!(&opened, Err(StoreError::Open { source, .. })
+                if matches!(**source, redb::DatabaseError::DatabaseAlreadyOpen));
+            if !is_taken || started.elapsed() >= patience {
+                return opened;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn check_version(&self, path: &Path) -> Result<(), StoreError> {
@@ -304,6 +333,38 @@ impl Store {
         Ok((found_blobs, found_chunks))
     }
 
+    /// Hands the blobs that `wanted` takes to `each`, those first that most images have, then those that came first; each with all its chunks that are known.
+    /// [`Chunk::blob`] means nothing. Blobs that are condemned are left out. Memory: the chunks of one blob.
+    pub fn live_blobs<E: From<StoreError>>(
+        &self,
+        wanted: &dyn Fn(&Blob) -> bool,
+        each: &mut dyn FnMut(Blob, Vec<Chunk>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let read = self.database.begin_read().map_err(StoreError::from)?;
+        let blobs = read.open_table(BLOBS).map_err(StoreError::from)?;
+        let chunks = read.open_table(CHUNKS).map_err(StoreError::from)?;
+        let mut live = live_numbers(&blobs, wanted)?;
+        live.sort_unstable_by_key(|(images, number, _)| (std::cmp::Reverse(*images), *number));
+        for (_, number, blob) in live {
+            each(blob, chunks_of(&chunks, number)?)?;
+        }
+        Ok(())
+    }
+
+    /// Blobs that are not swept, in the order in which they came.
+    pub fn blobs(&self) -> Result<Vec<Blob>, StoreError> {
+        let read = self.database.begin_read()?;
+        let blobs = read.open_table(BLOBS)?;
+        let mut all = Vec::new();
+        for entry in blobs.iter()? {
+            let record = BlobRecord::decode(entry?.1.value())?;
+            if record.state != State::Swept {
+                all.push(record.blob);
+            }
+        }
+        Ok(all)
+    }
+
     /// Names of all images, sorted.
     pub fn images(&self) -> Result<Vec<String>, StoreError> {
         let read = self.database.begin_read()?;
@@ -394,6 +455,31 @@ impl Store {
         let lost = !of_chunks.is_empty() || !of_blobs.is_empty() || tables.digests.iter()?.count() != digests;
         if lost { Err(StoreError::Corrupt { what: "a chunk that an image uses" }) } else { Ok(counts) }
     }
+}
+
+/// Blobs that are live and wanted, each with how many images have it and its number.
+fn live_numbers(
+    blobs: &impl ReadableTable<u32, &'static [u8]>,
+    wanted: &dyn Fn(&Blob) -> bool,
+) -> Result<Vec<(u64, u32, Blob)>, StoreError> {
+    let mut live = Vec::new();
+    for entry in blobs.iter()? {
+        let (number, record) = entry?;
+        let BlobRecord { blob, images, state } = BlobRecord::decode(record.value())?;
+        if state == State::Live && wanted(&blob) {
+            live.push((images, number.value(), blob));
+        }
+    }
+    Ok(live)
+}
+
+/// All chunks that are known of a blob, by index.
+fn chunks_of(chunks: &impl ReadableTable<u64, &'static [u8]>, blob: u32) -> Result<Vec<Chunk>, StoreError> {
+    let of_blob = chunks.range(place(blob, 0)..=place(blob, u32::MAX))?.map(|entry| {
+        let (key, record) = entry?;
+        Ok(ChunkRecord::decode(parts(key.value()), record.value())?.chunk)
+    });
+    of_blob.collect()
 }
 
 /// Makes an empty file where there is none, readable for its owner only.

@@ -420,3 +420,42 @@ fn contradictions_change_nothing() {
     assert!(matches!(store.add("b", &lies, &other, &HashSet::new()), Err(StoreError::Contradiction { .. })));
     assert_eq!((store.images().unwrap(), store.verify().unwrap().chunks), (vec!["a".to_owned()], 1));
 }
+
+/// What is handed out whole: blobs of most images first, nothing of those that are condemned or not wanted.
+#[test]
+fn live_blobs_come_by_how_many_images_have_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("store");
+    let store = Store::open(&at).unwrap();
+    for (name, uses) in
+        [("a", [(0, 1), (0, 2)]), ("b", [(3, 5), (3, 1)]), ("c", [(3, 1), (3, 4)]), ("d", [(1, 1), (1, 2)])]
+    {
+        let (bootstrap, blobs) = build(&uses.into_iter().collect());
+        store.add(name, &bootstrap, &blobs, &HashSet::new()).unwrap();
+    }
+    let live = |wanted: &dyn Fn(&Blob) -> bool| {
+        let mut found = Vec::new();
+        store
+            .live_blobs::<StoreError>(wanted, &mut |blob, chunks| {
+                found.push((blob.id, chunks.iter().map(|chunk| chunk.index).collect::<Vec<_>>()));
+                Ok(())
+            })
+            .unwrap();
+        found
+    };
+    let (three, zero) = ((id(3), vec![1, 4, 5]), (id(0), vec![1, 2]));
+    assert_eq!(live(&|_| true), [three.clone(), zero.clone(), (id(1), vec![1, 2])]);
+    assert_eq!(live(&|blob| blob.id != id(3)), [zero.clone(), (id(1), vec![1, 2])]);
+    assert!(store.remove("d").unwrap());
+    let (round, condemned) = store.condemn().unwrap();
+    assert_eq!((condemned, live(&|_| true)), (vec![id(1)], vec![three, zero]));
+    let ids = || store.blobs().unwrap().into_iter().map(|blob| blob.id).collect::<Vec<_>>();
+    assert_eq!(ids(), [id(0), id(3), id(1)]);
+    assert_eq!(store.sweep(Round::from(u64::from(round))).unwrap(), [id(1)]);
+    assert_eq!(ids(), [id(0), id(3)]);
+    let taken = Store::open_patiently(&at, std::time::Duration::ZERO).unwrap_err();
+    assert!(matches!(taken, StoreError::Open { .. }), "{taken}");
+    let waiting = std::thread::spawn(move || Store::open_patiently(&at, std::time::Duration::from_secs(60)));
+    drop(store);
+    assert_eq!(waiting.join().unwrap().unwrap().images().unwrap(), ["a", "b", "c"]);
+}

@@ -9,8 +9,8 @@ pub mod select;
 use crate::merge::{MergeError, named_blobs};
 use crate::open::{Image, OpenError};
 use crate::output::{OutputError, Outputs, Place};
-pub use chunk_store::StoreError;
-use chunk_store::{Builder, Dictionary, DictionaryError, Store};
+use chunk_store::{Builder, Dictionary, DictionaryError};
+pub use chunk_store::{Counts, Round, Store, StoreError};
 use rafs_format::tree::{Entry, NewInode, Span, Tree};
 use rafs_format::write::{self, Options as WriteOptions};
 use rafs_format::{
@@ -113,6 +113,23 @@ pub fn generate(options: &Options, place: &Path, outputs: &Outputs) -> Result<Re
     })
 }
 
+/// How long others are waited for that have the store: as long as they read it or add to it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Opens the store at `path`, or makes one, when its other users are through.
+pub fn open_store(path: &Path) -> Result<Store, StoreError> {
+    Store::open_patiently(path, PATIENCE)
+}
+
+/// Puts an image into a store under a name, in the place of the one that had it. `stored`: its blobs were just stored, whatever was collected before.
+pub fn add_to_store(store: &Store, name: &str, path: &Path, stored: bool) -> Result<(), ChunkdictError> {
+    let image = Image::open(path)?;
+    let blobs = named_blobs(&image)?;
+    let stored = blobs.iter().filter(|_| stored).map(|blob| blob.id.clone()).collect();
+    let add = |source| ChunkdictError::Add { path: path.to_path_buf(), source };
+    store.add(name, image.bootstrap(), &blobs, &stored).map_err(add)
+}
+
 /// What all images must have in common, and the image that said so first.
 #[derive(Debug)]
 struct Common {
@@ -203,7 +220,7 @@ struct Read {
 
 /// Reads all sources, and from the store what else it remembers.
 fn read(options: &Options) -> Result<Read, ChunkdictError> {
-    let store = options.database.as_deref().map(Store::open).transpose()?;
+    let store = options.database.as_deref().map(open_store).transpose()?;
     let mut common: Option<Common> = None;
     let mut builders: BTreeMap<(String, Vec<u64>, String), Builder> = BTreeMap::new();
     for path in &options.sources {

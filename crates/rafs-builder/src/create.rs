@@ -25,7 +25,7 @@ use crate::output::{Output, OutputError, Outputs, Place};
 use crate::tree::{NodeId, TreeBuilder, TreeError};
 use blob::{Done, Tail};
 use cache_files::CacheFiles;
-use chunk_store::{Dictionary, DictionaryError};
+use chunk_store::{DictionaryError, StoreError};
 use collect::Stored;
 pub use external::ExternalImage;
 use known::Known;
@@ -79,6 +79,8 @@ pub enum CreateError {
     Inconsistent { path: PathBuf, what: &'static str, found: String, expected: String },
     #[error("the chunks of {} cannot be used", path.display())]
     Known { path: PathBuf, source: DictionaryError },
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("chunk {index} of blob {id} is not the same in all chunk dictionaries")]
     Contradiction { id: BlobId, index: u32 },
     #[error("a tarfs cannot be made of this: {problem}")]
@@ -151,6 +153,8 @@ pub struct Options {
     pub toc: bool,
     /// Images whose chunks are used instead of being stored again; of the same chunk in several, that of the first.
     pub chunk_dicts: Vec<PathBuf>,
+    /// A chunk store whose chunks are used, too, where no image above has them.
+    pub chunk_store: Option<PathBuf>,
     /// An image that the source is laid over, and whose chunks are used, too. Whiteouts of the source mean something then.
     pub parent: Option<PathBuf>,
     /// Encrypt the blob; `None` for a plain one.
@@ -217,6 +221,7 @@ impl Default for Options {
             prefetch_table: false,
             toc: false,
             chunk_dicts: Vec::new(),
+            chunk_store: None,
             parent: None,
             encryption: None,
             external: Arc::default(),
@@ -318,7 +323,8 @@ fn build(
     let bootstrap = places.bootstrap.map(|place| outputs.start(place)).transpose()?;
     let blob = outputs.start(places.blob)?;
     let blob_path = blob.path();
-    let (read, mut stored, blob) = store(input, options, known.dictionary.as_ref(), (blob, cache), progress)?;
+    let (read, mut stored, blob) = store(input, options, &known, (blob, cache), progress)?;
+    known::tell_crowded(&stored);
     let mut tail = Tail::new(blob, &blob_path, options, bootstrap.is_none(), &stored);
     let described = tail.put_chunk_table(&stored)?;
     let data_time = started.elapsed();
@@ -401,7 +407,7 @@ fn build(
 fn store(
     input: Input<'_>,
     options: &Options,
-    dictionary: Option<&Dictionary>,
+    known: &Known,
     (blob, cache): (Output, Option<CacheFiles>),
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Scanned, Stored, Output), CreateError> {
@@ -416,7 +422,7 @@ fn store(
         digester: options.digester,
         key: key.as_ref(),
         threads: options.threads.max(1),
-        dictionary,
+        known: Some(known),
     };
     let claims = pipeline::claims();
     let queue = pipeline::queue();

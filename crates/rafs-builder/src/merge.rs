@@ -8,6 +8,7 @@ mod layer;
 pub(crate) mod v5;
 
 use crate::check::full_path;
+use crate::chunkdict::open_store;
 use crate::create::names;
 use crate::digest::{self, Scope};
 use crate::open::{Image, OpenError};
@@ -27,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Blobs in one image of v6: a file's reference to a chunk has 8 bits for its blob.
-const MAX_BLOBS: usize = 254;
+pub(crate) const MAX_BLOBS: usize = 254;
 
 /// Why layers could not be merged.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,8 @@ pub enum MergeError {
     TooManyBlobs { found: usize, limit: usize },
     #[error("{}: {what} cannot be merged", path.display())]
     Tree { path: PathBuf, what: String, source: TreeError },
+    #[error(transparent)]
+    Store(#[from] chunk_store::StoreError),
     #[error("nothing to merge: no layer is given")]
     Nothing,
     #[error("too many {what}, at most {limit} are possible")]
@@ -108,6 +111,8 @@ pub struct Options {
     pub sources: Vec<Source>,
     /// Images with whose chunks the layers were built: their blobs may be in each of them.
     pub chunk_dicts: Vec<PathBuf>,
+    /// A chunk store with whose chunks they were built.
+    pub chunk_store: Option<PathBuf>,
     /// Markers that say that something of a lower layer is gone.
     pub whiteouts: Whiteouts,
     /// Absolute paths for the prefetch table, in order.
@@ -140,8 +145,13 @@ pub fn merge(options: &Options, place: Place, outputs: &Outputs) -> Result<Repor
     for path in &options.chunk_dicts {
         dict.extend(named_blobs(&Image::open(path)?)?.into_iter().map(|blob| blob.id));
     }
+    if let Some(path) = &options.chunk_store {
+        let store = open_store(path)?;
+        dict.extend(store.blobs()?.into_iter().map(|blob| blob.id));
+    }
     let mut merged = Merged::new(options.whiteouts);
-    merged.is_layered = options.parent.is_some() || !options.chunk_dicts.is_empty();
+    merged.is_layered =
+        options.parent.is_some() || !options.chunk_dicts.is_empty() || options.chunk_store.is_some();
     if let Some(path) = &options.parent {
         merged.add(&Source::at(path), None)?;
     }

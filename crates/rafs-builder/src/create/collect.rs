@@ -7,7 +7,7 @@
 use super::CreateError;
 use super::cache_files::CacheFiles;
 use super::known::Borrowed;
-use super::pipeline::{Coding, Job, Key, Part, Reply, Unit, give};
+use super::pipeline::{Coding, Job, Key, Packer, Part, Reply, Unit, give};
 use rafs_format::{Chunk, ChunkFlags};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -64,11 +64,14 @@ pub(crate) struct InBatch {
 }
 
 /// Appends units to the blob in order.
-pub(super) struct Collector<W> {
+pub(super) struct Collector<'a, W> {
+    coding: Coding<'a>,
     known: HashMap<Key, u32>,
     batch_size: usize,
     /// Are stored bytes encrypted?
     encrypts: bool,
+    /// For chunks that turn out to be stored here when the threads are through with them.
+    packer: Option<Packer<'a>>,
     /// Plain bytes of the batch that is being filled.
     filling: Vec<u8>,
     /// Batches that were full.
@@ -76,12 +79,12 @@ pub(super) struct Collector<W> {
     sink: Sink<W>,
 }
 
-impl<W: Write> Collector<W> {
+impl<'a, W: Write> Collector<'a, W> {
     pub fn new(
         blob: W,
         path: PathBuf,
         cache: Option<CacheFiles>,
-        coding: &Coding<'_>,
+        coding: Coding<'a>,
         work: Sender<Job>,
     ) -> Self {
         let room = 2 * coding.threads * (coding.batch_size.max(1 << 20) as usize);
@@ -89,7 +92,8 @@ impl<W: Write> Collector<W> {
         let sink = Sink { blob, path, work, stored, waiting: VecDeque::new(), held: 0, room };
         let batch_size = coding.batch_size as usize;
         let encrypts = coding.key.is_some();
-        Self { known: HashMap::new(), batch_size, encrypts, filling: Vec::new(), filled: 0, sink }
+        let (known, filling) = (HashMap::new(), Vec::new());
+        Self { coding, known, batch_size, encrypts, packer: None, filling, filled: 0, sink }
     }
 
     /// Takes units until there are no more, and gives them back through `free`. Errors: the first of a worker, or of writing.
@@ -120,8 +124,8 @@ impl<W: Write> Collector<W> {
             let plain = unit.plain.get(part.plain.clone()).unwrap_or(&[]);
             let size = u32::try_from(plain.len()).unwrap_or(u32::MAX);
             let stored = &mut self.sink.stored;
-            if let Some(position) = part.known {
-                let number = stored.borrowed.number(position);
+            let elsewhere = part.known.zip(self.coding.known);
+            if let Some(number) = elsewhere.and_then(|(at, known)| stored.borrowed.number(at, known)) {
                 stored.positions.push(number);
                 stored.duplicates += 1;
                 stored.duplicate_bytes += u64::from(size);
@@ -150,13 +154,26 @@ impl<W: Write> Collector<W> {
                 self.sink.stored.in_batches.push(None);
             }
             let packed = part.packed.clone().and_then(|range| unit.packed.get(range));
+            // No thread packed what there was no need to store.
+            let late = if part.known.is_some() { self.pack(plain)? } else { None };
+            let is_compressed = late.as_ref().map_or(part.is_compressed, |(_, is_compressed)| *is_compressed);
+            let packed = late.as_ref().map(|(bytes, _)| bytes.as_slice()).or(packed);
             if packed.is_none() && self.encrypts {
                 // It cannot be: the first copy of a chunk is always packed. Plain bytes in an encrypted blob would be the worst of all errors.
                 return Err(CreateError::Stopped);
             }
-            self.sink.chunk(next, packed.unwrap_or(plain), part.is_compressed)?;
+            self.sink.chunk(next, packed.unwrap_or(plain), is_compressed)?;
         }
         Ok(())
+    }
+
+    /// A chunk as it is stored, see [`Packer::chunk`].
+    fn pack(&mut self, plain: &[u8]) -> Result<Option<(Vec<u8>, bool)>, CreateError> {
+        let packer = match &mut self.packer {
+            Some(packer) => packer,
+            none => none.insert(Packer::new(&self.coding)?),
+        };
+        packer.chunk(plain)
     }
 
     /// Puts the chunk that was added last into the batch, which is stored before it becomes too long.

@@ -1,16 +1,19 @@
 //! What is stored already when an image is built, and the blob table that comes of using it.
 //!
-//! Chunk dictionaries are read whole before the build; the pipeline asks them for each chunk. Knows images and blob tables, no files of the new
-//! image. Invariant: the order of the table depends on the order of chunks alone, not on threads.
+//! Chunk dictionaries and the chunk store are read whole before the build; the pipeline asks for each chunk. Knows images and blob tables, no files of the new
+//! image. Invariants: the table depends on the order of chunks alone, not on threads; it has no more blobs than an image may have: where there is no place for
+//! another one, chunks are stored again.
 
 use super::collect::Stored;
 use super::{CreateError, Options};
-use crate::merge;
+use crate::chunkdict::open_store;
+use crate::merge::{self, MAX_BLOBS, v5};
 use crate::open::Image;
-use chunk_store::{Builder, Dictionary};
-use rafs_format::{Blob, BlobId, Chunk, Compressor, SuperFlags, Version};
-use std::collections::HashMap;
+use chunk_store::{Builder, Dictionary, DictionaryError};
+use rafs_format::{Blob, BlobFeatures, BlobId, Chunk, Cipher, Compressor, Digest, SuperFlags, Version};
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 /// What there is before a build.
 #[derive(Debug, Default)]
@@ -19,10 +22,15 @@ pub(super) struct Known {
     pub parent: Option<Image>,
     /// Chunks of all images that are given.
     pub dictionary: Option<Dictionary>,
+    /// Blobs of the dictionary that are in the table in any case, since the parent has them.
+    of_parent: HashSet<u32>,
+    /// How many others there is place for beside the own one.
+    room: usize,
 }
 
 impl Known {
-    /// Reads the dictionaries and the parent of `options`. Of the same chunk in several, that of the first dictionary counts, that of the parent last.
+    /// Reads the dictionaries, the parent and the store of `options`. Of the same chunk in several, that of the first dictionary counts, then that of the parent,
+    /// then that of the blob in the store that most images have.
     /// Errors: an image that is not built as the new one will be, or that contradicts another.
     pub fn load(options: &Options) -> Result<Self, CreateError> {
         let mut builder = Builder::new(options.digester);
@@ -42,9 +50,60 @@ impl Known {
             check_alike(parent, options, false)?;
             add(&mut builder, parent)?;
         }
-        let any = parent.is_some() || !options.chunk_dicts.is_empty();
-        Ok(Self { parent, dictionary: any.then(|| builder.finish()) })
+        if let Some(path) = &options.chunk_store {
+            add_store(&mut builder, path, options)?;
+        }
+        let any = parent.is_some() || !options.chunk_dicts.is_empty() || options.chunk_store.is_some();
+        let dictionary = any.then(|| builder.finish());
+        let blobs = parent.as_ref().map(merge::named_blobs).transpose()?.unwrap_or_default();
+        let ids: HashSet<BlobId> = blobs.into_iter().map(|blob| blob.id).collect();
+        let blobs = dictionary.as_ref().map_or(&[][..], Dictionary::blobs);
+        let of_parent = (0..).zip(blobs).filter(|(_, blob)| ids.contains(&blob.id)).map(|(n, _)| n).collect();
+        let limit = if options.version == Version::V5 { v5::MAX_BLOBS } else { MAX_BLOBS };
+        Ok(Self { parent, dictionary, of_parent, room: limit.saturating_sub(1 + ids.len()) })
     }
+
+    /// Position in the dictionary of the chunk with this digest and size.
+    pub fn position(&self, digest: &Digest, size: u32) -> Option<u32> {
+        self.dictionary.as_ref()?.position(digest, size)
+    }
+}
+
+/// Adds the chunks of the store at `path` that the new image can use. A blob that a dictionary describes otherwise is left out.
+fn add_store(builder: &mut Builder, path: &Path, options: &Options) -> Result<(), CreateError> {
+    let store = open_store(path)?;
+    let mut differ = 0;
+    store.live_blobs::<CreateError>(&|blob| is_usable(blob, options), &mut |blob, chunks| {
+        let chunks = chunks.into_iter().map(|chunk| Chunk { blob: 0, ..chunk });
+        match builder.add_known(&[blob], chunks) {
+            // Nothing of it was added.
+            Err(DictionaryError::Contradiction { .. }) => differ += 1,
+            added => {
+                added.map_err(|source| CreateError::Known { path: path.to_path_buf(), source })?;
+            }
+        }
+        Ok(())
+    })?;
+    if differ > 0 {
+        tracing::warn!(
+            "{differ} blobs of {} are not used: a dictionary describes them otherwise",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Can an image like the new one use this blob of whatever image? Not if reading it takes a key.
+fn is_usable(blob: &Blob, options: &Options) -> bool {
+    // Those of v6 have a chunk table.
+    let is_v6 = blob.meta.uncompressed_size > 0;
+    let compressed = is_v6 || [Compressor::None, options.compressor].contains(&blob.compressor);
+    let alike = (blob.chunk_size, blob.digester) == (options.chunk_size, options.digester);
+    alike
+        && compressed
+        && is_v6 == (options.version == Version::V6)
+        && blob.cipher == Cipher::None
+        && !blob.features.contains(BlobFeatures::EXTERNAL)
 }
 
 /// Adds the chunks of an image. Returns how many cannot be used.
@@ -100,8 +159,12 @@ fn coding(image: &Image, options: &Options) -> Option<(&'static str, String, Str
 /// Chunks of dictionaries that an image uses, in the order of their first use.
 #[derive(Debug, Default)]
 pub(crate) struct Borrowed {
-    /// Numbers by position in the dictionary.
-    numbers: HashMap<u32, u32>,
+    /// Numbers by position in the dictionary; `None` for those whose blobs found no place.
+    numbers: HashMap<u32, Option<u32>>,
+    /// Blobs that found one, not counting those of the parent.
+    blobs: HashSet<u32>,
+    /// Chunks that did not.
+    pub crowded_out: u64,
     /// Positions in the dictionary.
     positions: Vec<u32>,
     /// How many there were when the image's own blob got its first chunk.
@@ -110,21 +173,44 @@ pub(crate) struct Borrowed {
 
 impl Borrowed {
     /// The number of the chunk at this position of the dictionary, which is counted down from the largest: chunks of the own blob are
-    /// counted up meanwhile.
-    pub fn number(&mut self, position: u32) -> u32 {
-        let next = u32::MAX - u32::try_from(self.positions.len()).unwrap_or(u32::MAX);
-        match self.numbers.entry(position) {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(new) => {
-                self.positions.push(position);
-                *new.insert(next)
-            }
+    /// counted up meanwhile. `None`: its blob finds no place in the table, so it is to be stored again.
+    pub(super) fn number(&mut self, position: u32, known: &Known) -> Option<u32> {
+        if let Entry::Occupied(number) = self.numbers.entry(position) {
+            return *number.get();
         }
+        let next = u32::MAX - u32::try_from(self.positions.len()).unwrap_or(u32::MAX);
+        let number = self.has_place(position, known).then_some(next);
+        self.numbers.insert(position, number);
+        match number {
+            Some(_) => self.positions.push(position),
+            None => self.crowded_out += 1,
+        }
+        number
+    }
+
+    /// Is the blob of a chunk in the table, perhaps from now on?
+    fn has_place(&mut self, position: u32, known: &Known) -> bool {
+        let chunk = known.dictionary.as_ref().and_then(|dictionary| dictionary.chunk(position));
+        let Some(Chunk { blob, .. }) = chunk else { return false };
+        if known.of_parent.contains(&blob) || self.blobs.contains(&blob) {
+            return true;
+        }
+        self.blobs.len() < known.room && self.blobs.insert(blob)
     }
 
     /// Says that the image's own blob gets a chunk.
     pub fn own(&mut self) {
         self.before_own.get_or_insert(self.positions.len());
+    }
+}
+
+/// Says that not all that was known could be used.
+pub(super) fn tell_crowded(stored: &Stored) {
+    let count = stored.borrowed.crowded_out;
+    if count > 0 {
+        tracing::warn!(
+            "{count} chunks of other images are stored again: there is no place for more blobs in one image"
+        );
     }
 }
 

@@ -8,7 +8,7 @@
 use super::CreateError;
 use super::cache_files::CacheFiles;
 use super::collect::{Collector, Stored};
-use chunk_store::Dictionary;
+use super::known::Known;
 use parking_lot::Mutex;
 use rafs_codec::{CodecError, Encoder, Key as CipherKey};
 use rafs_format::{Compressor, Digest, DigestAlgorithm};
@@ -38,7 +38,7 @@ pub(super) struct Coding<'a> {
     pub key: Option<&'a CipherKey>,
     pub threads: usize,
     /// Chunks that are stored already, elsewhere.
-    pub dictionary: Option<&'a Dictionary>,
+    pub known: Option<&'a Known>,
 }
 
 /// One chunk in a unit.
@@ -153,12 +153,10 @@ pub(super) fn start<'scope, 'env, W: Write + Send + 'scope>(
     }
     *queue.lock() = Some(work_receiver);
     for _ in 0..coding.threads {
-        let encoder =
-            Encoder::new(coding.compressor, coding.level).map_err(|source| CreateError::Codec { source })?;
-        let packer = Packer { encoder, key: coding.key };
+        let packer = Packer::new(&coding)?;
         scope.spawn(move || work_loop(queue, claims, coding, packer));
     }
-    let collector = Collector::new(blob, path, cache, &coding, work.clone());
+    let collector = Collector::new(blob, path, cache, coding, work.clone());
     let collector = scope.spawn(move || collector.run(&done, &free_sender));
     let chunk_size = coding.chunk_size as usize;
     let capacity = chunk_size.max(UNIT);
@@ -275,12 +273,28 @@ fn work_loop(queue: &Queue, claims: &Claims, coding: Coding<'_>, mut packer: Pac
 }
 
 /// Compresses and encrypts.
-struct Packer<'a> {
+pub(super) struct Packer<'a> {
     encoder: Encoder,
     key: Option<&'a CipherKey>,
 }
 
-impl Packer<'_> {
+impl<'a> Packer<'a> {
+    pub fn new(coding: &Coding<'a>) -> Result<Self, CreateError> {
+        let encoder =
+            Encoder::new(coding.compressor, coding.level).map_err(|source| CreateError::Codec { source })?;
+        Ok(Self { encoder, key: coding.key })
+    }
+
+    /// A chunk as it is stored, and whether it is compressed; `None`: it is stored as it is.
+    pub fn chunk(&mut self, plain: &[u8]) -> Result<Option<(Vec<u8>, bool)>, CreateError> {
+        let mut room = vec![0; self.room(plain.len(), 1)];
+        let stored = self.put(plain, &mut room).map_err(|source| CreateError::Codec { source })?;
+        Ok(stored.map(|(size, is_compressed)| {
+            room.truncate(size);
+            (room, is_compressed)
+        }))
+    }
+
     /// Room that [`Packer::put`] needs for chunks of `plain` bytes together, one behind the other: what is stored is no longer than its
     /// chunk, but for short encrypted ones, and the longest has room behind all others.
     fn room(&self, plain: usize, chunks: usize) -> usize {
@@ -334,7 +348,7 @@ fn pack(
         part.digest = rafs_merkle::digest(coding.digester, plain);
         part.crc32 = rafs_merkle::crc32c(plain);
         let size = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-        part.known = coding.dictionary.and_then(|known| known.position(&part.digest, size));
+        part.known = coding.known.and_then(|known| known.position(&part.digest, size));
         if part.is_small || part.known.is_some() {
             continue;
         }

@@ -114,6 +114,7 @@ fn forced(options: &Options) -> Options {
         batch_size: 0,
         blob_id: None,
         chunk_dicts: Vec::new(),
+        chunk_store: None,
         parent: None,
         encryption: None,
         ..options.clone()
@@ -201,7 +202,7 @@ fn store(
         digester: options.digester,
         key: None,
         threads: options.threads.max(1),
-        dictionary: None,
+        known: None,
     };
     let shared: Shared<'_> = Rc::new(RefCell::new(Stream::new(stream).map_err(failed)?));
     refuse_others(&shared.borrow())?;
