@@ -3,12 +3,11 @@
 mod store;
 
 use crate::create::{real, watch_signals};
-use crate::tools::json_version;
+use crate::result::{self, Built};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
-use rafs_builder::chunkdict::{self, BlobId, Options, Report};
-use rafs_builder::output::{Outputs, Place};
-use std::io::Write;
+use rafs_builder::chunkdict::{self, Options, Report};
+use rafs_builder::output::Outputs;
 use std::path::PathBuf;
 use store::StoreCommand;
 
@@ -70,18 +69,26 @@ fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     check_different(args, &options)?;
     let outputs = Outputs::new();
     watch_signals(&outputs)?;
-    // Before the work, so that a place that cannot be written is told at once.
-    let result = args.output_json.clone().map(|path| outputs.start(Place::File(path))).transpose()?;
+    let result = result::start(args.output_json.as_deref(), &outputs)?;
     let report =
         chunkdict::generate(&options, &args.bootstrap, &outputs).context("cannot make a dictionary")?;
     tell(&report, args.verbose);
-    if let Some(mut result) = result {
-        let path = result.path();
-        let text = json(&report)?;
-        result.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
-        Outputs::commit(vec![(result, None)])?;
-    }
-    Ok(())
+    let (reading, choosing, writing) = report.times;
+    let built = Built {
+        bootstrap: &report.bootstrap_path,
+        blobs: &report.blobs,
+        external: Default::default(),
+        times: &[
+            ("load_tree_from_bootstrap", reading),
+            ("build_tree", choosing),
+            ("dump_bootstrap", writing),
+        ],
+        events: &[],
+        version: report.version,
+        compressor: report.compressor,
+        more: &[],
+    };
+    result::finish(result, &built)
 }
 
 /// The file of a database URL; `None` for one in memory, where nothing is remembered.
@@ -137,28 +144,4 @@ fn tell(report: &Report, verbose: bool) {
         report.chunks.0,
         report.chunks.1,
     );
-}
-
-/// The result as integrators read it.
-fn json(report: &Report) -> serde_json::Result<String> {
-    let blobs: Vec<&str> = report.blobs.iter().map(BlobId::as_str).collect();
-    let (reading, choosing, writing) = report.times;
-    serde_json::to_string_pretty(&serde_json::json!({
-        "version": json_version(),
-        "bootstrap": report.bootstrap_path.to_string_lossy(),
-        "blobs": blobs,
-        "external_bootstrap": "",
-        "external_blobs": [],
-        "trace": {
-            "consumed_time": {
-                "load_tree_from_bootstrap": reading.as_secs_f64(),
-                "build_tree": choosing.as_secs_f64(),
-                "dump_bootstrap": writing.as_secs_f64(),
-                "total_build": (reading + choosing + writing).as_secs_f64(),
-            },
-            "registered_events": {},
-        },
-        "fs_version": "6",
-        "compressor": report.compressor.name(),
-    }))
 }

@@ -9,6 +9,7 @@ mod units;
 
 use crate::merge::{chunk_dicts, parent};
 use crate::prefetch::{self, PrefetchPolicy};
+use crate::result::{self, Built};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -222,7 +223,7 @@ pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
     watch_signals(&outputs)?;
     let (input, size) = input(args)?;
     // Before the work, so that a place that cannot be written is told at once.
-    let result = args.output_json.clone().map(|path| outputs.start(Place::File(path))).transpose()?;
+    let result = result::start(args.output_json.as_deref(), &outputs)?;
     let external = external::Pending::new(args, &input, &options, &outputs)?;
     let bar = progress_bar(args.progress, size);
     let progress = |count| bar.inc(count);
@@ -249,13 +250,23 @@ pub fn run(args: &CreateArgs) -> anyhow::Result<()> {
     let report = report.with_context(|| format!("cannot build an image of {}", args.source.display()))?;
     let written = external.map(|external| external.write(args, &report, &options, &outputs)).transpose()?;
     tell(&report);
-    if let Some(mut result) = result {
-        let path = result.path();
-        let text = json(&report, &written.unwrap_or_default(), &options)?;
-        result.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
-        Outputs::commit(vec![(result, None)])?;
-    }
-    Ok(())
+    let external = written.unwrap_or_default();
+    let (data, bootstrap) = report.times;
+    let built = Built {
+        bootstrap: &report.bootstrap_path,
+        blobs: &report.blobs,
+        external: (external.bootstrap, external.blobs),
+        times: &[("dump_blob", data), ("dump_bootstrap", bootstrap)],
+        events: &[
+            ("blob_uncompressed_size", report.uncompressed_size),
+            ("dedup_chunks", report.duplicates.0),
+            ("dedup_uncompressed_size", report.duplicates.1),
+        ],
+        version: options.version,
+        compressor: options.compressor,
+        more: &[("tree_digest", report.tree_digest.map(|digest| digest.to_string()).into())],
+    };
+    result::finish(result, &built)
 }
 
 /// Refuses what this version does not do, by name.
@@ -491,32 +502,4 @@ fn tell(report: &Report) {
         report.chunks,
         report.duplicates.0,
     );
-}
-
-/// The result as integrators read it.
-fn json(report: &Report, external: &external::Written, options: &Options) -> serde_json::Result<String> {
-    let blobs: Vec<&str> = report.blobs.iter().map(BlobId::as_str).collect();
-    let (data, bootstrap) = report.times;
-    serde_json::to_string_pretty(&serde_json::json!({
-        "version": crate::tools::json_version(),
-        "bootstrap": report.bootstrap_path.to_string_lossy(),
-        "blobs": blobs,
-        "external_bootstrap": external.bootstrap.to_string_lossy(),
-        "external_blobs": external.blobs,
-        "trace": {
-            "consumed_time": {
-                "dump_blob": data.as_secs_f64(),
-                "dump_bootstrap": bootstrap.as_secs_f64(),
-                "total_build": (data + bootstrap).as_secs_f64(),
-            },
-            "registered_events": {
-                "blob_uncompressed_size": report.uncompressed_size,
-                "dedup_chunks": report.duplicates.0,
-                "dedup_uncompressed_size": report.duplicates.1,
-            },
-        },
-        "fs_version": options.version.name(),
-        "compressor": options.compressor.name(),
-        "tree_digest": report.tree_digest.map(|digest| digest.to_string()),
-    }))
 }

@@ -11,6 +11,7 @@ mod export;
 mod merge;
 mod prefetch;
 mod repack;
+mod result;
 mod stat;
 mod tools;
 mod trees;

@@ -2,13 +2,12 @@
 
 use crate::create::{real, watch_signals};
 use crate::prefetch::{self, PrefetchPolicy};
-use crate::tools::json_version;
+use crate::result::{self, Built};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
-use rafs_builder::merge::{self, BlobId, Digest, Options, Report, Source, Whiteouts};
+use rafs_builder::merge::{self, BlobId, Digest, Options, Source, Whiteouts};
 use rafs_builder::output::{Outputs, Place};
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `merge`.
@@ -89,7 +88,7 @@ pub fn run(args: &MergeArgs) -> anyhow::Result<()> {
     let outputs = Outputs::new();
     watch_signals(&outputs)?;
     // Before the work, so that a place that cannot be written is told at once.
-    let result = args.output_json.clone().map(|path| outputs.start(Place::File(path))).transpose()?;
+    let result = result::start(args.output_json.as_deref(), &outputs)?;
     let report = merge::merge(&options, place, &outputs).context("cannot merge")?;
     tracing::info!(
         "successfully merged: bootstrap {}\n{} blobs, {} entries",
@@ -97,13 +96,18 @@ pub fn run(args: &MergeArgs) -> anyhow::Result<()> {
         report.blobs.len(),
         report.entries,
     );
-    if let Some(mut result) = result {
-        let path = result.path();
-        let text = json(&report)?;
-        result.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
-        Outputs::commit(vec![(result, None)])?;
-    }
-    Ok(())
+    let (reading, writing) = report.times;
+    let built = Built {
+        bootstrap: &report.bootstrap_path,
+        blobs: &report.blobs,
+        external: Default::default(),
+        times: &[("merge_bootstrap", reading), ("dump_bootstrap", writing)],
+        events: &[],
+        version: report.version,
+        compressor: report.compressor,
+        more: &[("tree_digest", report.tree_digest.map(|digest| digest.to_string()).into())],
+    };
+    result::finish(result, &built)
 }
 
 fn options(args: &MergeArgs) -> anyhow::Result<Options> {
@@ -206,28 +210,4 @@ fn check_result(args: &MergeArgs) -> anyhow::Result<()> {
         ensure!(!same, "--output-json {} is the same file as {}", path.display(), other.display());
     }
     Ok(())
-}
-
-/// The result as integrators read it.
-fn json(report: &Report) -> serde_json::Result<String> {
-    let blobs: Vec<&str> = report.blobs.iter().map(BlobId::as_str).collect();
-    let (reading, writing) = report.times;
-    serde_json::to_string_pretty(&serde_json::json!({
-        "version": json_version(),
-        "bootstrap": report.bootstrap_path.to_string_lossy(),
-        "blobs": blobs,
-        "external_bootstrap": "",
-        "external_blobs": [],
-        "trace": {
-            "consumed_time": {
-                "merge_bootstrap": reading.as_secs_f64(),
-                "dump_bootstrap": writing.as_secs_f64(),
-                "total_build": (reading + writing).as_secs_f64(),
-            },
-            "registered_events": {},
-        },
-        "fs_version": report.version.name(),
-        "compressor": report.compressor.name(),
-        "tree_digest": report.tree_digest.map(|digest| digest.to_string()),
-    }))
 }

@@ -3,7 +3,8 @@
 use crate::args::SourceArgs;
 use crate::create::watch_signals;
 use crate::merge::chunk_dicts;
-use crate::tools::{self, json_version};
+use crate::result::{self, Built};
+use crate::tools;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use rafs_builder::compact::{self, Options};
@@ -11,8 +12,7 @@ use rafs_builder::open::Image;
 use rafs_builder::optimize;
 use rafs_builder::output::{Output, Outputs, Place};
 use rafs_builder::repack::Report;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Arguments of `compact`.
@@ -73,7 +73,7 @@ pub fn compact(args: &CompactArgs) -> anyhow::Result<()> {
     };
     let outputs = Outputs::new();
     watch_signals(&outputs)?;
-    let result = start_result(args.output_json.as_deref(), &outputs)?;
+    let result = result::start(args.output_json.as_deref(), &outputs)?;
     let report = compact::compact(&image, &options, &source, Place::File(path), dir, &outputs)
         .with_context(|| format!("cannot compact {}", args.bootstrap.display()))?;
     if report.new_blobs.is_empty() && report.dropped.is_empty() {
@@ -81,7 +81,7 @@ pub fn compact(args: &CompactArgs) -> anyhow::Result<()> {
     } else {
         tell("compacted", &report);
     }
-    finish_result(result, &report, started)
+    finish(result, &report, started)
 }
 
 /// Arguments of `optimize`.
@@ -130,7 +130,7 @@ pub fn optimize(args: &OptimizeArgs) -> anyhow::Result<()> {
     let image = Image::open(&args.bootstrap)?;
     let outputs = Outputs::new();
     watch_signals(&outputs)?;
-    let result = start_result(args.output_json.as_deref(), &outputs)?;
+    let result = result::start(args.output_json.as_deref(), &outputs)?;
     let place = Place::File(args.output_bootstrap.clone());
     let report = optimize::optimize(&image, &hints, &source, place, dir, &outputs)
         .with_context(|| format!("cannot optimize {}", args.bootstrap.display()))?;
@@ -139,7 +139,7 @@ pub fn optimize(args: &OptimizeArgs) -> anyhow::Result<()> {
     } else {
         tell("optimized", &report);
     }
-    finish_result(result, &report, started)
+    finish(result, &report, started)
 }
 
 /// The bootstrap of a chunk dictionary: `PATH` or `bootstrap=PATH`.
@@ -164,36 +164,22 @@ fn tell(what: &str, report: &Report) {
     }
 }
 
-/// Starts the file of the result before the work, so that a place that cannot be written is told at once.
-fn start_result(path: Option<&Path>, outputs: &Outputs) -> anyhow::Result<Option<Output>> {
-    Ok(path.map(|path| outputs.start(Place::File(path.to_path_buf()))).transpose()?)
-}
-
-fn finish_result(result: Option<Output>, report: &Report, started: Instant) -> anyhow::Result<()> {
-    let Some(mut result) = result else { return Ok(()) };
-    let (path, text) = (result.path(), json(report, started)?);
-    result.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
-    Outputs::commit(vec![(result, None)])?;
-    Ok(())
-}
-
 /// The result as integrators read it.
-fn json(report: &Report, started: Instant) -> serde_json::Result<String> {
-    let ids = |ids: &[rafs_builder::merge::BlobId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
-    serde_json::to_string_pretty(&serde_json::json!({
-        "version": json_version(),
-        "bootstrap": report.bootstrap_path.to_string_lossy(),
-        "blobs": ids(&report.blobs),
-        "external_bootstrap": "",
-        "external_blobs": [],
-        "trace": {
-            "consumed_time": { "total_build": started.elapsed().as_secs_f64() },
-            "registered_events": {},
-        },
-        "fs_version": report.version.name(),
-        "compressor": report.compressor.name(),
-        "tree_digest": report.tree_digest.to_string(),
-        "new_blobs": report.new_blobs.iter().map(|blob| blob.id.to_string()).collect::<Vec<_>>(),
-        "dropped_blobs": ids(&report.dropped),
-    }))
+fn finish(file: Option<Output>, report: &Report, started: Instant) -> anyhow::Result<()> {
+    let new_blobs: Vec<String> = report.new_blobs.iter().map(|blob| blob.id.to_string()).collect();
+    let built = Built {
+        bootstrap: &report.bootstrap_path,
+        blobs: &report.blobs,
+        external: Default::default(),
+        times: &[("dump_blob", started.elapsed())],
+        events: &[],
+        version: report.version,
+        compressor: report.compressor,
+        more: &[
+            ("tree_digest", report.tree_digest.to_string().into()),
+            ("new_blobs", new_blobs.into()),
+            ("dropped_blobs", result::ids(&report.dropped).into()),
+        ],
+    };
+    result::finish(file, &built)
 }

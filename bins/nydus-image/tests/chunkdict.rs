@@ -1,48 +1,24 @@
 //! `chunkdict generate` as integrators call it.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
+use common::{fails, quiet, run, str, text};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-
-fn run(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nydus-image"));
-    command.args(args).stdin(Stdio::null()).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Asserts success without a word.
-fn quiet(args: &[&str]) {
-    let output = run(args);
-    let said = (text(&output.stdout), text(&output.stderr));
-    assert_eq!((output.status.code(), said), (Some(0), (String::new(), String::new())), "{args:?}");
-}
-
-/// Asserts failure with one line on standard error: that line.
-fn fails(args: &[&str]) -> String {
-    let output = run(args);
-    let said = text(&output.stderr);
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{args:?}: {said}");
-    assert!(said.starts_with("Error: ") && said.lines().count() == 1, "{said}");
-    said
-}
-
-/// A path as an argument. It is never freed, so that lists of arguments can be built in one go.
-fn str(path: &Path) -> &'static str {
-    path.to_str().unwrap().to_owned().leak()
-}
 
 /// `IMAGE:VERSION/boot` of a directory with a large file that stays and a small one that does not.
 fn image(root: &Path, name: &str) -> &'static str {
+    image_of("6", root, name)
+}
+
+fn image_of(version: &str, root: &Path, name: &str) -> &'static str {
     let (source, dir) = (root.join("source"), root.join(name));
     std::fs::create_dir_all(&source).unwrap();
     std::fs::create_dir_all(&dir).unwrap();
     std::fs::write(source.join("stays"), vec![7; 9000]).unwrap();
     std::fs::write(source.join("changes"), name).unwrap();
     let boot = str(&dir.join("boot"));
-    quiet(&["create", "-l", "warn", "-D", str(root), "-B", boot, str(&source)]);
+    quiet(&["create", "-l", "warn", "-v", version, "-D", str(root), "-B", boot, str(&source)]);
     boot
 }
 
@@ -69,6 +45,35 @@ fn a_dictionary_of_two_versions_is_used() {
     let said: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
     assert_eq!(said["trace"]["registered_events"]["dedup_uncompressed_size"], 9000);
     assert!(run(&["check", "-l", "warn", "--data", "-D", str(dir.path()), at("new")]).status.success());
+}
+
+#[test]
+fn a_dictionary_has_the_version_of_its_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| str(&dir.path().join(name));
+    let images = ["a:1", "a:2"].map(|name| image_of("5", dir.path(), name));
+    quiet(
+        &[&["chunkdict", "generate", "-l", "warn", "-B", at("dict"), "-J", at("json")], &images[..]].concat(),
+    );
+    let said: serde_json::Value = serde_json::from_slice(&std::fs::read(at("json")).unwrap()).unwrap();
+    assert_eq!((&said["fs_version"], said["blobs"].as_array().unwrap().len()), (&"5".into(), 1));
+    let option: &str = format!("bootstrap={}", at("dict")).leak();
+    let new = [
+        "create",
+        "-l",
+        "warn",
+        "-D",
+        str(dir.path()),
+        "-B",
+        at("new"),
+        "--chunk-dict",
+        option,
+        at("source"),
+    ];
+    assert!(fails(&new).contains("the version"), "a v6 image cannot use it");
+    quiet(&[&new[..], &["-v", "5", "-J", at("json")]].concat());
+    let said: serde_json::Value = serde_json::from_slice(&std::fs::read(at("json")).unwrap()).unwrap();
+    assert_eq!(said["trace"]["registered_events"]["dedup_uncompressed_size"], 9000);
 }
 
 #[test]

@@ -1,47 +1,17 @@
 //! What integrators rely on: exit codes, what stands on which stream, and the texts that they parse.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::io::Write;
+mod common;
+
+use common::{fails, run, run_with, str, text};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-
-/// Runs the program with nothing on standard input.
-fn run(args: &[&str]) -> Output {
-    run_with(args, b"")
-}
-
-/// Runs the program with `input` on standard input.
-fn run_with(args: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_nydus-image"))
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A program that does not read its input is fine.
-    let _read = child.stdin.take().unwrap().write_all(input).is_ok();
-    child.wait_with_output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use std::process::Command;
 
 /// Asserts success with a quiet standard error; standard output as text.
 fn succeeds(args: &[&str]) -> String {
     let output = run(args);
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{args:?}");
     text(&output.stdout)
-}
-
-/// Asserts failure with one line on standard error: that line.
-fn fails(args: &[&str]) -> String {
-    let output = run(args);
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
-    assert!(said.starts_with("Error: ") && said.ends_with('\n') && said.lines().count() == 1, "{said}");
-    said
 }
 
 /// Asserts a refused command line.
@@ -54,10 +24,6 @@ fn refused(args: &[&str]) -> String {
 /// A golden image. `None`, told, where there are none.
 fn golden(image: &str) -> Option<PathBuf> {
     testkit::tree::golden().map(|dir| dir.join(image))
-}
-
-fn str(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 #[test]

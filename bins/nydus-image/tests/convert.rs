@@ -1,45 +1,13 @@
 //! The command lines of converters, word by word: a layer through pipes into a blob that holds its bootstrap, and what they do next.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
+use common::{fails_with, quiet_with, run_with, str, text};
 use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-
-/// Runs the program with `stdin` as its standard input.
-fn run(args: &[&str], stdin: &[u8]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nydus-image"));
-    let command = command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    // Who does not read standard input may be gone.
-    let _sent = child.stdin.take().unwrap().write_all(stdin).is_ok();
-    child.wait_with_output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Asserts success without a word.
-fn quiet(args: &[&str], stdin: &[u8]) {
-    let output = run(args, stdin);
-    let said = (text(&output.stdout), text(&output.stderr));
-    assert_eq!((output.status.code(), said), (Some(0), (String::new(), String::new())), "{args:?}");
-}
-
-/// Asserts failure with this exit code and one line on standard error: that line.
-fn fails(code: i32, args: &[&str]) -> String {
-    let output = run(args, b"");
-    let said = text(&output.stderr);
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(code), 0), "{args:?}: {said}");
-    assert!(said.starts_with("Error: ") && said.lines().count() == 1, "{said}");
-    said
-}
-
-/// A path as an argument. It is never freed, so that lists of arguments can be built in one go.
-fn str(path: &Path) -> &'static str {
-    path.to_str().unwrap().to_owned().leak()
-}
+use std::process::{Command, Stdio};
 
 fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -74,7 +42,7 @@ fn convert(dir: &Path, layer: &[u8], more: &[&str]) -> Vec<u8> {
     });
     let start = ["create", "--log-level", "warn", "--prefetch-policy", "fs", "--blob", str(&target)];
     let form = ["--whiteout-spec", "none", "--fs-version", "6", "--type", "tar-rafs", "--blob-inline-meta"];
-    quiet(&[&start[..], &form, more, &[str(&source)]].concat(), b"/");
+    quiet_with(&[&start[..], &form, more, &[str(&source)]].concat(), b"/");
     feeder.join().unwrap();
     let blob = reader.join().unwrap();
     std::fs::remove_file(source).unwrap();
@@ -99,11 +67,14 @@ fn a_layer_goes_through_pipes() {
         let blob = convert(dir.path(), &layer, &more);
         let path = dir.path().join(hex(&blob));
         std::fs::write(&path, &blob).unwrap();
-        let output = run(&["check", "--data", "-l", "warn", str(&path), "-D", str(dir.path())], b"");
+        let output = run_with(&["check", "--data", "-l", "warn", str(&path), "-D", str(dir.path())], b"");
         assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
         assert!(text(&output.stdout).contains(&hex(&blob)));
         let unpacked = dir.path().join("x.tar");
-        quiet(&["unpack", "-l", "warn", str(&path), "-D", str(dir.path()), "--output", str(&unpacked)], b"");
+        quiet_with(
+            &["unpack", "-l", "warn", str(&path), "-D", str(dir.path()), "--output", str(&unpacked)],
+            b"",
+        );
         let mut archive = tar::Archive::new(std::fs::File::open(&unpacked).unwrap());
         let found: Vec<_> =
             archive.entries().unwrap().map(|e| text(&e.unwrap().path_bytes()).replace('/', " ")).collect();
@@ -119,14 +90,14 @@ fn a_layer_goes_through_pipes() {
         let args = ["create", "--log-level", "warn", "--prefetch-policy", "fs", "--whiteout-spec", "none"];
         let form = ["--fs-version", "6", "--source-type", "directory", "--inline-bootstrap", str(&tree)];
         let place = ["-D", str(&dir.path().join("blobs")), "-J", str(&json)];
-        quiet(&[&args[..], &more, &form, &place].concat(), b"/");
+        quiet_with(&[&args[..], &more, &form, &place].concat(), b"/");
         let all: Vec<_> = std::fs::read_dir(dir.path().join("blobs")).unwrap().collect();
         let [Ok(blob)] = all.as_slice() else { panic!("{all:?}") };
         let id = hex(&std::fs::read(blob.path()).unwrap());
         assert_eq!(blob.file_name().to_str(), Some(id.as_str()));
         let said: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
         assert_eq!((said["blobs"][0].as_str(), said["bootstrap"].as_str()), (Some(id.as_str()), Some("")));
-        let listed = run(&["check", "-v", str(&blob.path())], b"");
+        let listed = run_with(&["check", "-v", str(&blob.path())], b"");
         assert!(text(&listed.stdout).contains("\"/.wh.gone\""), "{}", text(&listed.stdout));
         for path in [&tree, &dir.path().join("blobs")] {
             std::fs::remove_dir_all(path).unwrap();
@@ -141,11 +112,13 @@ fn options_that_exclude_each_other() {
     std::fs::write(&source, layer(&[("a", "b")])).unwrap();
     let inline = ["create", "--blob-inline-meta", "-b", str(&blob), str(&source)];
     for more in [&["-B", str(&boot)][..], &["--blob-id", "x"], &["--features", "blob-toc,more"]] {
-        let output = run(&[&inline[..], more].concat(), b"");
+        let output = run_with(&[&inline[..], more].concat(), b"");
         assert_eq!(output.status.code(), Some(2), "{more:?}: {}", text(&output.stderr));
         assert!(!boot.exists() && !blob.exists());
     }
-    assert!(fails(1, &["create", "--blob-inline-meta", str(&source)]).contains("no place for the --blob"));
+    assert!(
+        fails_with(1, &["create", "--blob-inline-meta", str(&source)]).contains("no place for the --blob")
+    );
 }
 
 /// A layer's blob goes into `dir` under its digest, its bootstrap into `dir/boots` under the same name, as converters extract it: the digest.
@@ -178,13 +151,13 @@ fn layers_become_an_image() {
     let start = ["merge", "--log-level", "warn", "--prefetch-policy", "fs", "--output-json", str(&json)];
     let sources = [str(&at("boots").join(&lower)), str(&at("boots").join(&upper))];
     let merge = [&start[..], &["--bootstrap", str(&boot)], &sources].concat();
-    quiet(&merge, b"/");
+    quiet_with(&merge, b"/");
     let said: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     // The blob table is in order of first use: `/b` comes before what is in `/a`.
     assert_eq!(said["blobs"], serde_json::json!([upper, lower]));
     assert_eq!((&said["fs_version"], &said["compressor"]), (&"6".into(), &"zstd".into()));
     assert_eq!(said["bootstrap"], str(&boot));
-    let output = run(
+    let output = run_with(
         &["check", "--log-level", "error", "--data", "-v", "-D", str(dir.path()), "--bootstrap", str(&boot)],
         b"",
     );
@@ -192,7 +165,7 @@ fn layers_become_an_image() {
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
     assert!(said.contains("\"/a/kept\"") && said.contains("\"/a/new\""), "{said}");
     assert!(!said.contains("gone") && !said.contains(".wh."), "{said}");
-    let output = run(&["inspect", "-l", "warn", str(&boot), "-R", "prefetch"], b"");
+    let output = run_with(&["inspect", "-l", "warn", str(&boot), "-R", "prefetch"], b"");
     assert!(text(&output.stdout).contains("\"/\""), "{}", text(&output.stdout));
     // Lists behind the sources, for layers that stay as they were; here they name data blobs.
     let first = std::fs::read(&boot).unwrap();
@@ -202,16 +175,16 @@ fn layers_become_an_image() {
         "--blob-toc-digests",
         &format!("{},{}", "0".repeat(64), "0".repeat(64)),
     ];
-    quiet(&[&merge[..], &lists].concat(), b"/");
+    quiet_with(&[&merge[..], &lists].concat(), b"/");
     assert!(std::fs::read(&boot).unwrap() == first);
     // A commit: one more layer on the image; and the same image again, in its own place.
     let top = extracted(dir.path(), &layer(&[("c", "666666")]));
     let (new, source) = (at("new.boot"), at("boots").join(&top));
-    quiet(
+    quiet_with(
         &[&start[..], &["--bootstrap", str(&new), "--parent-bootstrap", str(&boot), str(&source)]].concat(),
         b"",
     );
-    quiet(
+    quiet_with(
         &[&start[..], &["--bootstrap", str(&boot), "--parent-bootstrap", str(&boot), str(&source)]].concat(),
         b"",
     );
@@ -220,7 +193,7 @@ fn layers_become_an_image() {
     assert_eq!(said["blobs"], serde_json::json!([upper, top, lower]));
     // Into a directory, named by its digest.
     std::fs::create_dir(at("into")).unwrap();
-    quiet(&["merge", "-l", "warn", "-D", str(&at("into")), sources[0], sources[1]], b"");
+    quiet_with(&["merge", "-l", "warn", "-D", str(&at("into")), sources[0], sources[1]], b"");
     let all: Vec<_> = std::fs::read_dir(at("into")).unwrap().map(|entry| entry.unwrap().path()).collect();
     let [one] = all.as_slice() else { panic!("{all:?}") };
     assert_eq!(one.file_name().unwrap().to_str(), Some(hex(&std::fs::read(one).unwrap()).as_str()));
@@ -234,19 +207,19 @@ fn what_is_read_may_be_written() {
     let upper = extracted(dir.path(), &layer(&[("b", "2")]));
     let [lower, upper] = [lower, upper].map(|digest| dir.path().join("boots").join(digest));
     let boot = dir.path().join("boot");
-    quiet(&["merge", "-l", "warn", "-B", str(&boot), str(&lower), str(&upper)], b"");
+    quiet_with(&["merge", "-l", "warn", "-B", str(&boot), str(&lower), str(&upper)], b"");
     let kept = std::fs::read(&lower).unwrap();
     let damaged = dir.path().join("damaged");
     std::fs::write(&damaged, &kept[..kept.len() - 4096]).unwrap();
     let missing = dir.path().join("missing");
     for bad in [&damaged, &missing] {
-        let said = fails(1, &["merge", "-B", str(&lower), "-J", "x.json", str(&lower), str(bad)]);
+        let said = fails_with(1, &["merge", "-B", str(&lower), "-J", "x.json", str(&lower), str(bad)]);
         assert!(said.contains(str(bad)), "{said}");
         assert!(std::fs::read(&lower).unwrap() == kept);
     }
-    let said = fails(1, &["merge", "-B", str(&boot), "-J", str(&upper), str(&lower), str(&upper)]);
+    let said = fails_with(1, &["merge", "-B", str(&boot), "-J", str(&upper), str(&lower), str(&upper)]);
     assert!(said.contains("is the same file as"), "{said}");
-    quiet(&["merge", "-l", "warn", "-B", str(&lower), str(&lower), str(&upper)], b"");
+    quiet_with(&["merge", "-l", "warn", "-B", str(&lower), str(&lower), str(&upper)], b"");
     assert!(std::fs::read(&lower).unwrap() == std::fs::read(&boot).unwrap());
     let left: Vec<_> = std::fs::read_dir(dir.path().join("boots")).unwrap().collect();
     assert_eq!(left.len(), 2, "{left:?}");
@@ -261,24 +234,27 @@ fn wrong_lists_and_layers_that_do_not_fit() {
     let merge = ["merge", "-B", str(&boot), str(&one)];
     for list in ["--blob-sizes", "--blob-toc-sizes"] {
         // These are numbers; 2.x aborted here.
-        assert_eq!(run(&[&merge[..], &[list, "1,x"]].concat(), b"").status.code(), Some(2));
-        let said = fails(1, &[&merge[..], &[list, "1,2"]].concat());
+        assert_eq!(run_with(&[&merge[..], &[list, "1,x"]].concat(), b"").status.code(), Some(2));
+        let said = fails_with(1, &[&merge[..], &[list, "1,2"]].concat());
         assert!(said.contains("2 items for 1 sources"), "{said}");
     }
     for list in ["--blob-digests", "--blob-toc-digests"] {
-        assert_eq!(run(&[&merge[..], &[list, "abc"]].concat(), b"").status.code(), Some(2));
+        assert_eq!(run_with(&[&merge[..], &[list, "abc"]].concat(), b"").status.code(), Some(2));
     }
-    assert!(fails(1, &[&merge[..], &["--original-blob-ids", "a,b,c"]].concat()).contains("3 items"));
+    assert!(fails_with(1, &[&merge[..], &["--original-blob-ids", "a,b,c"]].concat()).contains("3 items"));
     assert!(
-        fails(1, &[&merge[..], &["--chunk-dict", "registry=x"]].concat()).contains("invalid chunk dict type")
+        fails_with(1, &[&merge[..], &["--chunk-dict", "registry=x"]].concat())
+            .contains("invalid chunk dict type")
     );
-    assert!(fails(1, &[&merge[..], &["--chunk-dict", "bootstrap=/no/such"]].concat()).contains("/no/such"));
-    assert_eq!(run(&["merge", str(&one)], b"").status.code(), Some(2));
-    assert_eq!(run(&["merge", "-B", str(&boot)], b"").status.code(), Some(2));
+    assert!(
+        fails_with(1, &[&merge[..], &["--chunk-dict", "bootstrap=/no/such"]].concat()).contains("/no/such")
+    );
+    assert_eq!(run_with(&["merge", str(&one)], b"").status.code(), Some(2));
+    assert_eq!(run_with(&["merge", "-B", str(&boot)], b"").status.code(), Some(2));
     // Another chunk size: exit code 2 tells converters to build anew.
     let (other, source) = (at("other"), at("source"));
     std::fs::write(&source, layer(&[("b", "2")])).unwrap();
-    quiet(
+    quiet_with(
         &[
             "create",
             "-l",
@@ -293,7 +269,7 @@ fn wrong_lists_and_layers_that_do_not_fit() {
         ],
         b"",
     );
-    let said = fails(2, &["merge", "-B", str(&boot), str(&one), str(&other)]);
+    let said = fails_with(2, &["merge", "-B", str(&boot), str(&one), str(&other)]);
     assert!(said.contains("chunk size is 0x1000, but 0x100000"), "{said}");
     assert!(!boot.exists());
 }
@@ -306,16 +282,16 @@ fn too_many_blobs() {
     for n in 0..255 {
         let (source, boot) = (dir.path().join("source"), dir.path().join(format!("boot-{n}")));
         std::fs::write(&source, layer(&[(&format!("file-{n}"), &format!("content {n}"))])).unwrap();
-        quiet(&["create", "-l", "warn", "-B", str(&boot), "-b", "/dev/null", str(&source)], b"");
+        quiet_with(&["create", "-l", "warn", "-B", str(&boot), "-b", "/dev/null", str(&source)], b"");
         sources.push(str(&boot));
     }
     let boot = dir.path().join("boot");
     let merge = ["merge", "-l", "warn", "-B", str(&boot)];
-    let said = fails(2, &[&merge[..], &sources].concat());
+    let said = fails_with(2, &[&merge[..], &sources].concat());
     assert!(said.contains("255 blobs, 254 are possible") && said.contains("compact"), "{said}");
     assert!(!boot.exists());
-    quiet(&[&merge[..], &sources[1..]].concat(), b"");
-    let output = run(&["check", "-l", "warn", str(&boot)], b"");
+    quiet_with(&[&merge[..], &sources[1..]].concat(), b"");
+    let output = run_with(&["check", "-l", "warn", str(&boot)], b"");
     assert!(output.status.success(), "{}", text(&output.stderr));
     // A heading, a line for each blob, the tree digest.
     assert_eq!(text(&output.stdout).lines().count(), 1 + 254 + 1);
@@ -328,14 +304,14 @@ fn conversion_with_a_chunk_dictionary() {
     let at = |name: &str| dir.path().join(name);
     let (dict, source, blob, json) = (at("dict.boot"), at("source"), at("blob"), at("json"));
     std::fs::write(&source, layer(&[("a", "shared"), ("b", "old")])).unwrap();
-    quiet(&["create", "-l", "warn", "-B", str(&dict), "-b", str(&at("dict.blob")), str(&source)], b"");
+    quiet_with(&["create", "-l", "warn", "-B", str(&dict), "-b", str(&at("dict.blob")), str(&source)], b"");
     let dict_id = hex(&std::fs::read(at("dict.blob")).unwrap());
     std::fs::write(&source, layer(&[("x", "new"), ("y", "shared")])).unwrap();
     let chunk_dict = format!("bootstrap={}", dict.display()).leak();
     let (form, output) =
         (["create", "--log-level", "warn", "--blob-inline-meta"], ["-J", str(&json), "--blob"]);
     let create = [&form[..], &["--chunk-dict", chunk_dict], &output, &[str(&blob), str(&source)]].concat();
-    quiet(&create, b"");
+    quiet_with(&create, b"");
     let id = hex(&std::fs::read(&blob).unwrap());
     let blobs = |json: &Path| {
         let said: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
@@ -345,14 +321,14 @@ fn conversion_with_a_chunk_dictionary() {
     let layer_path = at(&id);
     std::fs::rename(&blob, &layer_path).unwrap();
     let merge = ["merge", "-l", "warn", "-B", str(&at("boot")), "-J", str(&json), str(&layer_path)];
-    let said = fails(1, &merge);
+    let said = fails_with(1, &merge);
     assert!(said.contains("2 data blobs"), "{said}");
-    quiet(&[&merge[..], &["--chunk-dict", chunk_dict]].concat(), b"");
+    quiet_with(&[&merge[..], &["--chunk-dict", chunk_dict]].concat(), b"");
     assert_eq!(blobs(&json), [id, dict_id]);
-    let said = fails(1, &["create", "-B", "x", "-b", "y", "--chunk-dict", "registry=x", str(&source)]);
+    let said = fails_with(1, &["create", "-B", "x", "-b", "y", "--chunk-dict", "registry=x", str(&source)]);
     assert!(said.contains("invalid chunk dict type \"registry\""), "{said}");
     let size = ["create", "-B", "x", "-b", "y", "--chunk-size", "0x1000", "--chunk-dict", chunk_dict];
-    let said = fails(1, &[&size[..], &[str(&source)]].concat());
+    let said = fails_with(1, &[&size[..], &[str(&source)]].concat());
     assert!(said.contains("Inconsistent RAFS Filesystem: the chunk size"), "{said}");
 }
 
@@ -366,15 +342,15 @@ fn building_on_top_of_an_image() {
     let (blobs, none) = (dir.path().join("blobs"), ["--parent-bootstrap", ""]);
     std::fs::create_dir(&blobs).unwrap();
     let create = ["create", "-l", "warn", "-D", str(&blobs), "-J", str(&json), str(&source), "-B"];
-    quiet(&[&create[..], &[str(&base)], &none].concat(), b"");
+    quiet_with(&[&create[..], &[str(&base)], &none].concat(), b"");
     std::fs::write(&source, layer(&[(".wh.a", ""), ("b", "1"), ("dir/d", "4")])).unwrap();
-    quiet(&[&create[..], &[str(&boot), "--parent-bootstrap", str(&base)]].concat(), b"");
+    quiet_with(&[&create[..], &[str(&boot), "--parent-bootstrap", str(&base)]].concat(), b"");
     let said: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     assert_eq!(said["blobs"].as_array().unwrap().len(), 2);
     assert_eq!(said["trace"]["registered_events"]["dedup_chunks"], 1, "what was in /a");
     let (out, check) = (at("out.tar"), ["check", "-l", "warn", "--data", "-D", str(&blobs), str(&boot)]);
-    assert!(run(&check, b"").status.success());
-    quiet(&["unpack", "-l", "warn", "-D", str(&blobs), "-B", str(&boot), "--output", str(&out)], b"");
+    assert!(run_with(&check, b"").status.success());
+    quiet_with(&["unpack", "-l", "warn", "-D", str(&blobs), "-B", str(&boot), "--output", str(&out)], b"");
     let mut archive = tar::Archive::new(std::fs::File::open(out).unwrap());
     let mut found: Vec<(String, String)> = Vec::new();
     for entry in archive.entries().unwrap().map(Result::unwrap).filter(|e| e.header().entry_type().is_file())
@@ -385,6 +361,6 @@ fn building_on_top_of_an_image() {
     let expected = [("b", "1"), ("dir/c", "3"), ("dir/d", "4")].map(|(a, b)| (a.to_owned(), b.to_owned()));
     assert_eq!(found, expected);
     let size = [&create[..], &[str(&at("x")), "--chunk-size", "0x1000", "--parent-bootstrap", str(&base)]];
-    assert!(fails(1, &size.concat()).contains("Inconsistent RAFS Filesystem: the chunk size"));
+    assert!(fails_with(1, &size.concat()).contains("Inconsistent RAFS Filesystem: the chunk size"));
     assert!(!at("x").exists());
 }

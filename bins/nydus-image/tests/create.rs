@@ -2,45 +2,20 @@
 //! when it fails.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
+use common::{command, fails, run, str, text};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-
-fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nydus-image"));
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn run(args: &[&str]) -> Output {
-    command(args).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use std::process::{Child, Command, Stdio};
 
 /// Asserts success without a word, as converters run it.
 fn succeeds(args: &[&str]) {
     let output = run(&[args, &["--log-level", "warn"]].concat());
     let said = (text(&output.stdout), text(&output.stderr));
     assert_eq!((output.status.code(), said), (Some(0), (String::new(), String::new())), "{args:?}");
-}
-
-/// Asserts failure with one line on standard error: that line.
-fn fails(args: &[&str]) -> String {
-    let output = run(args);
-    let said = text(&output.stderr);
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{args:?}: {said}");
-    assert!(said.starts_with("Error: ") && said.ends_with('\n') && said.lines().count() == 1, "{said}");
-    said
-}
-
-/// A path as an argument. It is never freed, so that lists of arguments can be built in one go.
-fn str(path: &Path) -> &'static str {
-    path.to_str().unwrap().to_owned().leak()
 }
 
 /// Names in a directory, sorted.

@@ -1,26 +1,15 @@
 //! `export` as snapshotters run it: what is on standard output, where the disk goes, and which options go together.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::path::Path;
-use std::process::{Command, Output};
+mod common;
 
-fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_nydus-image")).args(args).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use common::{run, str, text};
 
 /// Asserts this exit code and nothing on standard output. Returns what is on standard error.
 fn fails(code: i32, args: &[&str]) -> String {
     let output = run(args);
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(code), String::new()), "{args:?}");
     text(&output.stderr)
-}
-
-fn str(path: &Path) -> &'static str {
-    path.to_str().unwrap().to_owned().leak()
 }
 
 /// A directory with a tarfs: `boot`, and its tar under its id in `blobs`.

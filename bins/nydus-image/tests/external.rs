@@ -1,36 +1,20 @@
 //! Files whose data is elsewhere, as nydusify packs models: the command line with pipes, both images, what they hold byte by byte, and lists that are wrong.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
+use common::{run, str, succeeds, text};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 const ID: &str = "eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee";
 const OTHER: &str = "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
 const CHUNK: usize = 1 << 20;
 
-fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_nydus-image")).args(args).stdin(Stdio::null()).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Asserts success without a warning. Returns what is on standard output.
-fn succeeds(args: &[&str]) -> String {
-    let output = run(&[args, &["--log-level", "warn"]].concat());
-    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{args:?}");
-    text(&output.stdout)
-}
-
 fn fails(args: &[&str]) -> String {
     let output = run(args);
     assert_eq!(output.status.code(), Some(1), "{args:?}: {}", text(&output.stderr));
     text(&output.stderr)
-}
-
-fn str(path: &Path) -> &'static str {
-    path.to_str().unwrap().to_owned().leak()
 }
 
 /// CRC-32C, bit by bit.

@@ -1,53 +1,26 @@
 //! Command lines of those that call this program, word by word, where no other test has them: exit code, standard output, and a quiet standard error.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
+use common::{json, quiet_with, run_with, str, text};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::sync::Arc;
-
-/// Runs the program with `stdin` as its standard input.
-fn run(args: &[&str], stdin: &[u8]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nydus-image"));
-    let command = command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    // Who does not read standard input may be gone.
-    let _sent = child.stdin.take().unwrap().write_all(stdin).is_ok();
-    child.wait_with_output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 /// Asserts success with a quiet standard error: standard output.
 fn succeeds(args: &[&str]) -> String {
-    let output = run(args, b"");
+    let output = run_with(args, b"");
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{args:?}");
     text(&output.stdout)
 }
 
-/// Asserts success without a word.
-fn quiet(args: &[&str], stdin: &[u8]) {
-    let output = run(args, stdin);
-    let said = (text(&output.stdout), text(&output.stderr));
-    assert_eq!((output.status.code(), said), (Some(0), (String::new(), String::new())), "{args:?}");
-}
-
-/// A path as an argument. It is never freed, so that lists of arguments can be built in one go.
-fn str(path: &Path) -> &'static str {
-    path.to_str().unwrap().to_owned().leak()
-}
-
 fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
 /// A tree with files of several sizes.
@@ -99,7 +72,7 @@ fn files(tar: &[u8]) -> Vec<(String, Vec<u8>)> {
 fn image(dir: &Path, tree: &Path, name: &str) -> (PathBuf, PathBuf) {
     let (boot, blobs) = (dir.join(name), dir.join("blobs"));
     std::fs::create_dir_all(&blobs).unwrap();
-    quiet(&["create", "-l", "warn", "-B", str(&boot), "-D", str(&blobs), str(tree)], b"");
+    quiet_with(&["create", "-l", "warn", "-B", str(&boot), "-D", str(&blobs), str(tree)], b"");
     let blob = json_of_check(dir, &boot)["blobs"][0].as_str().unwrap().to_owned();
     (boot, blobs.join(blob))
 }
@@ -145,14 +118,14 @@ fn layers_are_converted_with_all_options() {
         });
         let start = ["create", "--log-level", "warn", "--prefetch-policy", "fs", "--blob", str(&output)];
         let middle = ["--whiteout-spec", "none", "--type", "tar-rafs", "--blob-inline-meta"];
-        quiet(&[&start[..], &middle, form, &[str(&input)]].concat(), b"/\n");
+        quiet_with(&[&start[..], &middle, form, &[str(&input)]].concat(), b"/\n");
         feeder.join().unwrap();
         let blob = blob.join().unwrap();
         let named = dir.path().join("blobs").join(hex(&blob));
         std::fs::write(&named, &blob).unwrap();
         let unpacked = dir.path().join("unpacked.tar");
         let blobs = str(&dir.path().join("blobs"));
-        quiet(&["unpack", "-l", "warn", str(&named), "-D", blobs, "--output", str(&unpacked)], b"");
+        quiet_with(&["unpack", "-l", "warn", str(&named), "-D", blobs, "--output", str(&unpacked)], b"");
         assert!(files(&std::fs::read(&unpacked).unwrap()) == files(&layer), "{form:?}");
     }
 }
@@ -211,7 +184,7 @@ fn images_are_turned_back() {
         let output = dir.path().join(format!("out{n}"));
         let found = drained(&output);
         let start = ["unpack", "--log-level", "warn", "--bootstrap", str(&boot), "--output", str(&output)];
-        quiet(&[&start[..], source].concat(), b"");
+        quiet_with(&[&start[..], source].concat(), b"");
         assert!(files(&found.join().unwrap()) == files(&tar(&tree)), "{source:?}");
     }
 }
@@ -231,7 +204,7 @@ fn nydusify_checks_inspects_compacts_optimizes_and_makes_dictionaries() {
     );
 
     // Both streams are read together there, and must be JSON.
-    let output = run(&["inspect", str(&boot), "--request", "blobs"], b"");
+    let output = run_with(&["inspect", str(&boot), "--request", "blobs"], b"");
     assert!(output.status.success());
     let both: Value = serde_json::from_slice(&[output.stdout, output.stderr].concat()).unwrap();
     assert_eq!(both[0]["blob_id"], id);
@@ -245,7 +218,7 @@ fn nydusify_checks_inspects_compacts_optimizes_and_makes_dictionaries() {
     let start = ["compact", "--bootstrap", str(&boot), "--blob-dir", blobs, "--layers-to-compact", "32"];
     let end = ["--log-level", "info", "--output-json", str(&result), "--output-bootstrap", str(&compacted)];
     let from = ["--backend-type", "localdisk", "--backend-config-file", str(&backend)];
-    let output = run(&[&start[..], &sizes, &from, &end].concat(), b"");
+    let output = run_with(&[&start[..], &sizes, &from, &end].concat(), b"");
     assert!(output.status.success() && output.stdout.is_empty(), "{}", text(&output.stderr));
     assert_eq!(json(&result)["blobs"][0], id);
     assert_eq!(json_of_check(dir.path(), &compacted)["tree_digest"], found["tree_digest"]);
@@ -254,7 +227,7 @@ fn nydusify_checks_inspects_compacts_optimizes_and_makes_dictionaries() {
     let (optimized, hot) = (at("optimized.boot"), at("hot"));
     let start = ["optimize", "--log-level", "warn", "--prefetch-files", str(&hot), "--bootstrap", str(&boot)];
     let places = ["--output-blob-dir", blobs, "--output-bootstrap", str(&optimized)];
-    quiet(&[&start[..], &places, &["--output-json", str(&result), "--blob-dir", blobs]].concat(), b"");
+    quiet_with(&[&start[..], &places, &["--output-json", str(&result), "--blob-dir", blobs]].concat(), b"");
     assert_eq!(json(&result)["blobs"].as_array().unwrap().len(), 2);
     assert_eq!(json_of_check(dir.path(), &optimized)["tree_digest"], found["tree_digest"]);
 
@@ -267,7 +240,7 @@ fn nydusify_checks_inspects_compacts_optimizes_and_makes_dictionaries() {
     let versions = ["v1", "v2"].map(|version| str(&at(&format!("app:{version}")).join("nydus_bootstrap")));
     let start =
         ["chunkdict", "generate", "--log-level", "error", "--bootstrap", str(&dict), "--database", &database];
-    let output = run(&[&start[..], &["--output-json", str(&result)], &versions].concat(), b"");
+    let output = run_with(&[&start[..], &["--output-json", str(&result)], &versions].concat(), b"");
     assert!(output.status.success() && output.stdout.is_empty(), "{}", text(&output.stderr));
     assert_eq!(json(&result)["bootstrap"], str(&dict));
 }
@@ -286,7 +259,7 @@ fn what_test_suites_expect() {
     let layer = dir.path().join("layer.tar");
     std::fs::write(&layer, tar(&tree)).unwrap();
     let (reference, blobs) = (dir.path().join("reference.boot"), dir.path().join("blobs"));
-    quiet(
+    quiet_with(
         &[
             "create",
             "-l",
@@ -303,7 +276,7 @@ fn what_test_suites_expect() {
     );
     for kind in ["tar-tarfs", "estargz-rafs", "estargz-ref"] {
         let args = ["create", "-t", kind, "--blob-cache-dir", str(&blobs), "-B", str(&boot), str(&layer)];
-        let output = run(&args, b"");
+        let output = run_with(&args, b"");
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(
@@ -312,7 +285,7 @@ fn what_test_suites_expect() {
         );
     }
     let output =
-        run(&["create", "--blob-cache-dir", str(&blobs), "-b", "x", "-B", str(&boot), str(&tree)], b"");
+        run_with(&["create", "--blob-cache-dir", str(&blobs), "-b", "x", "-B", str(&boot), str(&tree)], b"");
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("cannot be used with"), "{}", text(&output.stderr));
 }

@@ -1,34 +1,17 @@
 //! The table of contents of an eStargz layer as a snapshotter converts it, and what is read back.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
+use common::{run, str, succeeds, text};
 use sha2::{Digest, Sha256};
 use std::path::Path;
-use std::process::{Command, Output};
 use testkit::estargz::{Kind, layer};
-
-fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_nydus-image")).args(args).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Asserts success without a warning. Returns what is on standard output.
-fn succeeds(args: &[&str]) -> String {
-    let output = run(&[args, &["--log-level", "warn"]].concat());
-    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{args:?}");
-    text(&output.stdout)
-}
 
 fn fails(args: &[&str]) -> String {
     let output = run(args);
     assert_ne!(output.status.code(), Some(0), "{args:?}");
     text(&output.stderr)
-}
-
-fn str(path: &Path) -> &'static str {
-    path.to_str().unwrap().to_owned().leak()
 }
 
 #[test]

@@ -1,24 +1,12 @@
 //! Tarfs as a snapshotter makes it: a layer's tar through a pipe, a merge, the list of blobs; no output that is not parsed.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
+use common::{run, str, succeeds, text};
 use sha2::{Digest, Sha256};
 use std::path::Path;
-use std::process::{Command, Output};
-
-fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_nydus-image")).args(args).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Asserts success without a warning. Returns what is on standard output.
-fn succeeds(args: &[&str]) -> String {
-    let output = run(&[args, &["--log-level", "warn"]].concat());
-    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{args:?}");
-    text(&output.stdout)
-}
+use std::process::Command;
 
 /// Asserts failure. Returns the line on standard error.
 fn fails(args: &[&str]) -> String {
@@ -38,10 +26,6 @@ fn tar_of(name: &str, content: &[u8]) -> Vec<u8> {
 
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn str(path: &Path) -> &'static str {
-    path.to_str().unwrap().to_owned().leak()
 }
 
 #[test]

@@ -2,13 +2,11 @@
 //! files of a cache.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+mod common;
 
-fn run(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nydus-image"));
-    command.args(args).stdin(Stdio::null()).output().unwrap()
-}
+use common::{run, str};
+use std::path::Path;
+use std::process::{Command, Output};
 
 fn succeeds(args: &[&str]) -> String {
     let output = run(args);
@@ -23,10 +21,6 @@ fn fails(code: i32, args: &[&str]) -> String {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
     said
-}
-
-fn str(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// A directory of small files and a long one.

@@ -1,16 +1,14 @@
 //! RAFS v5 on the command line: the options of converters, what comes out, and what does not go with it.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
+use common::text;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn run(args: &[&str]) -> Output {
-    let program = env!("CARGO_BIN_EXE_nydus-image");
-    Command::new(program).args(["--log-level", "warn"]).args(args).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    common::run(&[&["--log-level", "warn"], args].concat())
 }
 
 #[track_caller]

@@ -75,6 +75,8 @@ pub struct Report {
     pub small_blobs: Vec<BlobId>,
     /// Blobs that found no place.
     pub left_out: Vec<BlobId>,
+    /// RAFS version of the images, and so of the dictionary.
+    pub version: RafsVersion,
     /// Compression of the images.
     pub compressor: Compressor,
     /// Time for reading, for choosing, and for writing.
@@ -108,6 +110,7 @@ pub fn generate(options: &Options, place: &Path, outputs: &Outputs) -> Result<Re
         alone: selection.alone,
         small_blobs: chosen.small,
         left_out: chosen.left_out,
+        version: common.version,
         compressor: common.compressor,
         times: (read_time, choose_time, started.elapsed() - read_time - choose_time),
     })
