@@ -31,7 +31,7 @@ impl Registries {
 pub struct PullAuth(Option<Secret>);
 
 impl PullAuth {
-    /// What `variable` says of it. What is not UTF-8 is refused with all else that is no login, by [`PullAuth::login`].
+    /// What `variable` says of it. What is not UTF-8 is refused with all else that is no login, once a registry is opened.
     pub fn of_environment(variable: impl FnOnce(&str) -> Option<OsString>) -> Self {
         Self(variable(PULL_AUTH).map(|value| Secret::new(value.to_string_lossy().trim())))
     }
