@@ -136,8 +136,8 @@ pub struct UnpackArgs {
     pub bootstrap: BootstrapArgs,
     #[command(flatten)]
     pub source: SourceArgs,
-    /// File that serves every blob of the image.
-    #[arg(short = 'b', long, value_name = "FILE", conflicts_with_all = ["blob_dir", "config", "backend_type"])]
+    /// File that serves every blob of the image that is not in --blob-dir: the blob of an image that has one, or the layer of which --blob-dir has the chunk table.
+    #[arg(short = 'b', long, value_name = "FILE", conflicts_with_all = ["config", "backend_type"])]
     pub blob: Option<PathBuf>,
     /// Write a tar to this file or pipe; `-` for standard output.
     #[arg(long, value_name = "TAR", required_unless_present = "output_dir", conflicts_with = "output_dir")]

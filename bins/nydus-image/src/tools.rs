@@ -92,11 +92,28 @@ pub fn unpack(args: &UnpackArgs) -> anyhow::Result<()> {
     Ok(unpack::unpack(&image, &source, &target(args)?, threads(), &stop)?)
 }
 
+/// A directory of blobs.
+fn in_dir(dir: &Path) -> Arc<dyn Backend> {
+    Arc::new(LocalFs { dir: Some(dir.to_path_buf()), ..LocalFs::default() })
+}
+
+/// A file that is any blob.
+fn the_file(file: &Path) -> Arc<dyn Backend> {
+    Arc::new(LocalFs { blob_file: Some(file.to_path_buf()), ..LocalFs::default() })
+}
+
+/// `second` for what `first` has not.
+fn either(first: Arc<dyn Backend>, second: Arc<dyn Backend>) -> Arc<dyn Backend> {
+    Arc::new(config::Either { first, second })
+}
+
 /// Where the blobs are; `None` when nothing was said about it.
 pub fn source(file: Option<&PathBuf>, args: &SourceArgs) -> anyhow::Result<Option<BlobSource>> {
-    let local = file.is_some() || args.blob_dir.is_some();
-    let files = LocalFs { blob_file: file.cloned(), dir: args.blob_dir.clone(), alt_dirs: Vec::new() };
-    let files: Option<Arc<dyn Backend>> = local.then(|| -> Arc<dyn Backend> { Arc::new(files) });
+    let files = match (&args.blob_dir, file) {
+        (Some(dir), Some(file)) => Some(either(in_dir(dir), the_file(file))),
+        (Some(dir), None) => Some(in_dir(dir)),
+        (None, file) => file.map(|file| the_file(file)),
+    };
     let remote = match &args.config {
         Some(path) => Some(config::load(path)?),
         None => remote(args)?,
@@ -104,7 +121,7 @@ pub fn source(file: Option<&PathBuf>, args: &SourceArgs) -> anyhow::Result<Optio
     let backend = match (files, remote) {
         (None, None) => return Ok(None),
         (Some(one), None) | (None, Some(one)) => one,
-        (Some(first), Some(second)) => Arc::new(config::Either { first, second }),
+        (Some(first), Some(second)) => either(first, second),
     };
     let keys = keys::read_all(&args.key_file)?;
     Ok(Some(BlobSource::new(backend)?.with_keys(keys)))

@@ -289,3 +289,39 @@ fn what_test_suites_expect() {
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("cannot be used with"), "{}", text(&output.stderr));
 }
+
+/// A layer that stays as it is, anywhere, with the object that has its chunk table in a directory. What else is stored somewhere does not matter to it.
+#[test]
+fn a_layer_is_unpacked_from_its_own_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = source(dir.path());
+    let at = |name: &str| str(&dir.path().join(name));
+    std::fs::write(at("layer.tar"), tar(&tree)).unwrap();
+    assert!(Command::new("gzip").args(["-k", at("layer.tar")]).status().unwrap().success());
+    std::fs::create_dir(at("objects")).unwrap();
+    let (dict, _) = image(dir.path(), &tree, "image.boot");
+    let dict = format!("bootstrap={}", dict.display());
+    for (layer, boot) in [("layer.tar.gz", "gzip.boot"), ("layer.tar", "tar.boot")] {
+        let create = ["create", "-l", "warn", "-t", "targz-ref", "-D", at("objects"), "-B", at(boot)];
+        quiet_with(&[&create[..], &["--chunk-dict", &dict, at(layer)]].concat(), b"");
+        let unpack = ["unpack", "-l", "warn", "-B", at(boot), "--output-dir"];
+        quiet_with(
+            &[&unpack[..], &[at(&format!("{boot}.d")), "-D", at("objects"), "-b", at(layer)]].concat(),
+            b"",
+        );
+        let unpacked = dir.path().join(format!("{boot}.d"));
+        let (unpacked, tree) = (str(&unpacked), str(&tree));
+        assert!(
+            Command::new("diff").args(["-r", "--no-dereference", tree, unpacked]).status().unwrap().success()
+        );
+        let output = run_with(&[&unpack[..], &[at("nothing"), "-D", at("objects")]].concat(), b"");
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains("cannot open blob"), "{said}");
+        assert!(!Path::new(at("nothing")).exists());
+    }
+    for option in ["--parent-bootstrap", "--blob-cache-dir"] {
+        let create = ["create", "-t", "targz-ref", "-B", at("x"), option, at("objects"), at("layer.tar.gz")];
+        let said = text(&run_with(&create, b"").stderr);
+        assert!(said.contains(&format!("conflicts with `{option}`: the layer stays as it is")), "{said}");
+    }
+}

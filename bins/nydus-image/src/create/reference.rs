@@ -15,7 +15,6 @@ impl Kind {
 pub(super) fn check(args: &CreateArgs, kind: Kind) -> anyhow::Result<()> {
     let conflicts = [
         (args.blob_id.is_some(), "--blob-id"),
-        (!args.chunk_dict.is_empty(), "--chunk-dict"),
         (crate::merge::parent(args.parent_bootstrap.as_deref()).is_some(), "--parent-bootstrap"),
         (args.prefetch_policy == PrefetchPolicy::Blob, "--prefetch-policy blob"),
         (args.cache.dir().is_some(), "--blob-cache-dir"),
@@ -28,6 +27,9 @@ pub(super) fn check(args: &CreateArgs, kind: Kind) -> anyhow::Result<()> {
     }
     if args.compressor == CompressorArg::Lz4Block || args.compressor == CompressorArg::None {
         tracing::info!("--compressor has no effect: the data is that of the layer");
+    }
+    if !args.chunk_dict.is_empty() {
+        tracing::info!("--chunk-dict has no effect: all data is read from the layer");
     }
     if args.digester == DigesterArg::Blake3 {
         tracing::debug!("chunks of a layer that stays as it is are digested by SHA-256");

@@ -149,7 +149,7 @@ impl Reader {
             return Err(bad(format!("its chunk is at {}, expected {done}", entry.chunk_offset)));
         }
         if entry.inner_offset != 0 {
-            return Err(bad("it shares a gzip member with other files, which cannot be stored".to_owned()));
+            return Err(bad("it shares a gzip member with others, whose table says too little of it: use the layer itself, as estargz-ref".to_owned()));
         }
         let left = meta.size - *done;
         let size = if entry.chunk_size == 0 { left } else { entry.chunk_size };
