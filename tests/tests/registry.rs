@@ -314,3 +314,42 @@ fn tools_read_blobs_from_a_registry() {
     run_ok(unpack.arg(&file).arg("--output-dir").arg(&out));
     assert!(files(&out) == files(source.path()));
 }
+
+/// A disk of an image whose blobs are in a registry is that of the same blobs in a directory, with its hash tree.
+#[test]
+fn an_image_in_a_registry_is_exported() {
+    let Some(registry) = DockerRegistry::start(Kind::Password) else { return };
+    let (source, place) = (tempfile::tempdir().unwrap(), Place::new());
+    for n in 0..9_u32 {
+        std::fs::write(source.path().join(format!("f{n}")), pattern(n, 50_000 * n as usize)).unwrap();
+    }
+    place.build(source.path(), &["--chunk-size", "0x4000"]);
+    registry.push(&std::fs::read(place.blob()).unwrap());
+    let entry = |auth: &str| {
+        let host = format!("127.0.0.1:{}", registry.port);
+        format!(
+            r#"{{"type": "bootstrap", "id": "x", "config_v2": {{"version": 2, "metadata_path": "{}", "backend": {{"type": "registry",
+                "registry": {{"scheme": "http", "host": "{host}", "repo": "{REPO}", "auth": "{auth}"}}}}}}}}"#,
+            place.at("boot").display()
+        )
+    };
+    let export = || {
+        let mut command = Command::new(program("nydus-image"));
+        command.args(["export", "--log-level", "warn", "--block", "--verity"]);
+        command
+    };
+    std::fs::write(place.at("entry.json"), entry(AUTH)).unwrap();
+    let said = run_ok(export().arg("-C").arg(place.at("entry.json")).arg("-O").arg(place.at("remote.disk")));
+    let local = ["-B", "-D", "-O"].into_iter().zip(["boot", "blobs", "local.disk"]);
+    let local: Vec<_> = local.flat_map(|(option, name)| [option.into(), place.at(name)]).collect();
+    let root = |said: &str| said.split(' ').next_back().unwrap().trim().to_owned();
+    assert_eq!(root(&said), root(&run_ok(export().args(local))));
+    let disk = |name: &str| std::fs::read(place.at(name)).unwrap();
+    assert!(disk("remote.disk") == disk("local.disk"));
+    // Nothing is left of one that cannot be had.
+    std::fs::write(place.at("entry.json"), entry("dTpub3QtaXQ=")).unwrap();
+    let output = run(export().arg("-C").arg(place.at("entry.json")).arg("-O").arg(place.at("no.disk")));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("registry http://127.0.0.1:"), "{said}");
+    assert!(!said.contains("not-it") && !place.at("no.disk").exists(), "{said}");
+}
