@@ -2,10 +2,10 @@
 
 use crate::CacheError;
 use crate::Part;
+use crate::claims::Claim;
 use crate::disk::Disk;
 use crate::fill::is_short;
-use crate::flight::Flights;
-use crate::ready::ReadyMap;
+use crate::store::{Share, Store};
 use crate::tar::{self, Tar};
 use crate::units::Units;
 use blob_storage::BlobReader;
@@ -16,8 +16,8 @@ use rafs_format::{Blob, Chunk};
 use rafs_merkle::VerifiedChunk;
 use std::borrow::Cow;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 /// Unit of the memory budget, in bytes.
@@ -56,15 +56,17 @@ pub(crate) struct Counters {
     pub(crate) write_errors: AtomicU64,
 }
 
-/// The local copy of one blob.
+/// The local copy of one blob, as one image describes it. Its files may be shared with other images ([`crate::CacheDir`]).
 #[derive(Debug)]
 pub struct BlobCache {
     pub(crate) blob: Blob,
     pub(crate) reader: Arc<dyn BlobReader>,
     pub(crate) options: CacheOptions,
-    pub(crate) disk: Option<Disk>,
-    pub(crate) ready: ReadyMap,
-    pub(crate) flights: Flights,
+    /// Name of the image, for messages.
+    image: Box<str>,
+    shared: Share,
+    /// In place of [`Self::shared`], once another image was found to say something else of the blob.
+    own: OnceLock<Share>,
     pub(crate) codec: UnitCodec,
     /// The object with the chunk table: the blob itself, unless that is a layer that stays as it is.
     pub(crate) tables: Arc<dyn BlobReader>,
@@ -79,8 +81,6 @@ pub struct BlobCache {
     pub(crate) decoders: Mutex<Vec<Decoder>>,
     pub(crate) budget: Semaphore,
     pub(crate) counters: Counters,
-    /// Was the last write to disk an error? Then the next one is not logged again.
-    pub(crate) failing: AtomicBool,
 }
 
 impl BlobCache {
@@ -93,33 +93,33 @@ impl BlobCache {
         options: CacheOptions,
     ) -> Result<Self, CacheError> {
         let (codec, blob) = (codec(blob)?, described(blob)?);
-        let (disk, hints) = Disk::open(work_dir, &blob)?;
-        Ok(Self::new(&blob, reader, options, codec, Some((disk, hints))))
+        let store = Arc::new(Store::open(work_dir, &blob)?);
+        Ok(Self::new(&blob, reader, options, codec, store))
     }
 
     /// A cache that keeps nothing: each read fetches and verifies. Errors: the blob is of a kind that cannot be decoded.
     pub fn without_disk(blob: &Blob, reader: Arc<dyn BlobReader>) -> Result<Self, CacheError> {
-        Ok(Self::new(&described(blob)?, reader, CacheOptions::default(), codec(blob)?, None))
+        let (codec, blob) = (codec(blob)?, described(blob)?);
+        let store = Arc::new(Store::nowhere(&blob));
+        Ok(Self::new(&blob, reader, CacheOptions::default(), codec, store))
     }
 
-    fn new(
+    pub(crate) fn new(
         blob: &Blob,
         reader: Arc<dyn BlobReader>,
         options: CacheOptions,
         codec: UnitCodec,
-        disk: Option<(Disk, Vec<u8>)>,
+        store: Arc<Store>,
     ) -> Self {
-        let (disk, hints) = disk.unzip();
-        let ready = ReadyMap::new(blob.chunk_count, &hints.unwrap_or_default());
         let units = usize::try_from(BUDGET / BUDGET_UNIT).unwrap_or(usize::MAX);
         Self {
             blob: blob.clone(),
             tables: Arc::clone(&reader),
             reader,
             options,
-            disk,
-            ready,
-            flights: Flights::default(),
+            image: "".into(),
+            shared: Share::new(store, blob),
+            own: OnceLock::new(),
             codec,
             table: AsyncMutex::default(),
             units: Units::default(),
@@ -127,8 +127,20 @@ impl BlobCache {
             decoders: Mutex::default(),
             budget: Semaphore::new(units),
             counters: Counters::default(),
-            failing: AtomicBool::new(false),
         }
+    }
+
+    /// The cache of `blob` as `image` describes it, in files that it shares with other images. Errors: the blob is of a kind that cannot be decoded.
+    pub(crate) fn sharing(
+        blob: &Blob,
+        image: &str,
+        reader: Arc<dyn BlobReader>,
+        options: CacheOptions,
+        store: Arc<Store>,
+    ) -> Result<Self, CacheError> {
+        let reader = store.reader(reader);
+        let cache = Self::new(blob, reader, options, codec(blob)?, store);
+        Ok(Self { image: image.into(), ..cache })
     }
 
     /// The same cache of a layer that stays as it is, whose chunk table is in the object that `tables` reads.
@@ -145,15 +157,16 @@ impl BlobCache {
     /// Fills `into` with the bytes of `parts`, one behind the other, when all their chunks are ready, on the calling thread. `into` is as
     /// long as they are together. `false`: something must be fetched first (or its copy turned out damaged); `into` holds anything then.
     pub fn try_read(&self, parts: &[Part], into: &mut [u8]) -> bool {
-        let Some(disk) = &self.disk else { return false };
+        let share = self.share();
+        let Some(disk) = &share.store.disk else { return false };
         let Some(parts) = self.known_parts(parts) else { return false };
         let mut rest = into;
         let mut at = 0;
-        while let Some(first) = parts.get(at) {
-            let run = self.run(parts.get(at..).unwrap_or(&[]));
+        while at < parts.len() {
+            let run = self.run(share, parts.get(at..).unwrap_or(&[]));
             let size = run.iter().map(Part::len).sum();
             let Some((now, later)) = rest.split_at_mut_checked(size) else { return false };
-            if !self.read_run(disk, first, run, now) {
+            if !self.read_run(share, disk, run, now) {
                 return false;
             }
             rest = later;
@@ -171,29 +184,30 @@ impl BlobCache {
     }
 
     /// The longest start of `parts` that can be read from disk in one go without hashing; else the first part alone.
-    fn run<'a>(&self, parts: &'a [Part]) -> &'a [Part] {
+    fn run<'a>(&self, share: &Share, parts: &'a [Part]) -> &'a [Part] {
         let joins = |pair: &[Part]| match pair {
             [a, b] => {
                 a.end == a.chunk.uncompressed_size
                     && b.start == 0
                     && b.chunk.uncompressed_offset == a.chunk.uncompressed_offset.saturating_add(a.end.into())
-                    && self.is_plain_read(b)
+                    && self.is_plain_read(share, b)
             }
             _ => false,
         };
-        let more = parts.first().is_some_and(|first| self.is_plain_read(first));
+        let more = parts.first().is_some_and(|first| self.is_plain_read(share, first));
         let count = 1 + parts.windows(2).take_while(|pair| more && joins(pair)).count();
         parts.get(..count).unwrap_or(parts)
     }
 
     /// Can `part` be read from disk as it is there?
-    fn is_plain_read(&self, part: &Part) -> bool {
-        !self.options.validate && self.ready.is_verified(part.chunk.index)
+    fn is_plain_read(&self, share: &Share, part: &Part) -> bool {
+        !self.options.validate && share.is_ready(&self.blob, &part.chunk)
     }
 
-    /// Reads what [`BlobCache::run`] returned, whose first part is `first`.
-    fn read_run(&self, disk: &Disk, first: &Part, run: &[Part], into: &mut [u8]) -> bool {
-        if !self.is_plain_read(first) {
+    /// Reads what [`BlobCache::run`] returned.
+    fn read_run(&self, share: &Share, disk: &Disk, run: &[Part], into: &mut [u8]) -> bool {
+        let Some(first) = run.first() else { return false };
+        if !self.is_plain_read(share, first) {
             let hash_here = self.options.validate || is_short(first.chunk.uncompressed_size);
             let chunk = if hash_here { self.load(&first.chunk) } else { None };
             return match chunk.and_then(|chunk| first.of(chunk.bytes())) {
@@ -209,7 +223,7 @@ impl BlobCache {
         if let Err(error) = &read {
             // What cannot be read is fetched again.
             tracing::warn!("cache file {}: {error}; its data is fetched again", disk.path().display());
-            run.iter().for_each(|part| self.ready.forget(part.chunk.index));
+            run.iter().for_each(|part| share.store.ready.forget(part.chunk.index));
         }
         read.is_ok()
     }
@@ -226,23 +240,27 @@ impl BlobCache {
         }
     }
 
+    /// The files that this image uses.
+    pub(crate) fn share(&self) -> &Share {
+        self.own.get().unwrap_or(&self.shared)
+    }
+
     /// A chunk that is on disk, hashed. `None`: it is not there, or what is there is not it.
     pub(crate) fn load(&self, chunk: &Chunk) -> Option<VerifiedChunk> {
-        let disk = self.disk.as_ref()?;
-        let known = self.ready.is_verified(chunk.index);
-        if !known && !self.ready.is_hinted(chunk.index) {
+        let share = self.share();
+        let disk = share.store.disk.as_ref()?;
+        let ready = &share.store.ready;
+        let known = ready.is_verified(chunk.index);
+        if !known && !ready.is_hinted(chunk.index) {
             return None;
         }
-        let mut plain = vec![0; chunk.uncompressed_size as usize];
-        let read = disk.read(chunk.uncompressed_offset, &mut plain);
-        let verified = read
-            .map_err(|error| error.to_string())
-            .and_then(|()| self.verify(chunk, plain).map_err(|error| error.to_string()));
-        match verified {
+        // Before it is read: nobody writes there from here on but for this very chunk.
+        let claim = share.claim(&self.blob, chunk).ok()?;
+        match self.read_verified(disk, chunk) {
             Ok(verified) => {
                 if !known {
                     self.counters.reverified.fetch_add(1, Ordering::Relaxed);
-                    self.ready.mark_verified(chunk.index);
+                    ready.mark_verified(chunk.index);
                 }
                 Some(verified)
             }
@@ -250,34 +268,58 @@ impl BlobCache {
                 self.counters.damaged.fetch_add(1, Ordering::Relaxed);
                 let (path, index) = (disk.path().display(), chunk.index);
                 tracing::warn!("cache file {path}: chunk {index} is damaged and fetched again: {problem}");
-                self.ready.forget(index);
+                ready.forget(index);
+                if claim == Claim::New {
+                    share.store.claims.release(index);
+                }
                 None
             }
         }
     }
 
+    fn read_verified(&self, disk: &Disk, chunk: &Chunk) -> Result<VerifiedChunk, String> {
+        let mut plain = vec![0; chunk.uncompressed_size as usize];
+        disk.read(chunk.uncompressed_offset, &mut plain).map_err(|error| error.to_string())?;
+        self.verify(chunk, plain).map_err(|error| error.to_string())
+    }
+
     /// Writes a verified chunk, then marks it. A failure is counted and logged, and the chunk stays to be fetched.
     pub(crate) fn keep(&self, chunk: &Chunk, verified: &VerifiedChunk) {
-        let Some(disk) = &self.disk else { return };
-        let written = disk.write(chunk.uncompressed_offset, verified.bytes());
-        let written = written.and_then(|()| {
-            self.ready.mark_verified(chunk.index);
-            disk.mark(chunk.index)
-        });
-        match written {
-            Ok(()) => self.failing.store(false, Ordering::Relaxed),
-            Err(error) => {
-                self.counters.write_errors.fetch_add(1, Ordering::Relaxed);
-                if !self.failing.swap(true, Ordering::Relaxed) {
-                    tracing::warn!("cache file {}: {error}; reads go on without it", disk.path().display());
-                }
-            }
+        let Some(share) = self.claimed(chunk) else { return };
+        let written = share.store.write(chunk, verified.bytes());
+        if share.store.note(&written) {
+            self.counters.write_errors.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The files that take `chunk`: those of this image alone from the first time on that another one says something else of the blob.
+    /// `None`: it cannot be kept.
+    fn claimed(&self, chunk: &Chunk) -> Option<&Share> {
+        let share = self.share();
+        share.store.disk.as_ref().filter(|_| chunk.index < self.blob.chunk_count)?;
+        if share.claim(&self.blob, chunk).is_ok() {
+            return Some(share);
+        }
+        let own = self.own.get_or_init(|| Share::new(self.part_ways(chunk), &self.blob));
+        own.claim(&self.blob, chunk).ok().map(|_| own)
+    }
+
+    /// Files of its own for this image, as another one contradicts what it says of `chunk`.
+    fn part_ways(&self, chunk: &Chunk) -> Arc<Store> {
+        let (blob, number, other) = (&self.blob.id, chunk.index, self.shared.store.image());
+        tracing::warn!(
+            "image {}: what it says of chunk {number} of blob {blob} contradicts what is known of that blob since image {other} was mounted: \
+             they do not share it",
+            self.image
+        );
+        let dir = self.shared.store.disk.as_ref().and_then(|disk| disk.path().parent());
+        let own = dir.map(|dir| Store::private(dir, &self.blob));
+        Arc::new(own.and_then(Result::ok).unwrap_or_else(|| Store::nowhere(&self.blob)))
     }
 }
 
 /// `blob` as it is cached.
-fn described(blob: &Blob) -> Result<Blob, CacheError> {
+pub(crate) fn described(blob: &Blob) -> Result<Blob, CacheError> {
     if blob.is_tar() { tar::in_pieces(blob) } else { Ok(blob.clone()) }
 }
 

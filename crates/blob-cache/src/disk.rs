@@ -46,15 +46,22 @@ impl Disk {
                 "cache file {} is in use by another process: a private copy is used until this one ends",
                 path.display()
             );
-            let data = tempfile::tempfile_in(work_dir).map_err(|source| failed("make a copy of", source))?;
-            data.set_len(blob.uncompressed_size).map_err(|source| failed("size", source))?;
-            return Ok((Self { path, data, map: None }, Vec::new()));
+            return Ok((Self::nameless(work_dir, blob)?, Vec::new()));
         };
         let fresh = fit(&data, blob.uncompressed_size).map_err(|source| failed("size", source))?;
         let map = open_map(&map_path(&path), blob.chunk_count, fresh);
         let map = map.map_err(|source| failed("open the map of", source))?;
         let hints = map.bits.clone();
         Ok((Self { path, data, map: Some(Mutex::new(map)) }, hints))
+    }
+
+    /// A data file without a name, and so without a map. The directory must exist.
+    pub(crate) fn nameless(work_dir: &Path, blob: &Blob) -> Result<Self, CacheError> {
+        let path = work_dir.join(format!("{}.blob.data", blob.id));
+        let failed = |action, source| CacheError::Disk { action, path: path.clone(), source };
+        let data = tempfile::tempfile_in(work_dir).map_err(|source| failed("make a copy of", source))?;
+        data.set_len(blob.uncompressed_size).map_err(|source| failed("size", source))?;
+        Ok(Self { path, data, map: None })
     }
 
     /// Path of the data file, for messages.

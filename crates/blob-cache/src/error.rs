@@ -56,6 +56,13 @@ pub enum CacheError {
         #[source]
         source: std::io::Error,
     },
+    #[error("cannot {action} cache directory {}", path.display())]
+    Dir {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("blob {blob} cannot be decrypted")]
     Key {
         blob: String,

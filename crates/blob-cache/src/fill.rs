@@ -50,9 +50,20 @@ impl BlobCache {
         VerifiedChunk::cut(&chunks, start..start.saturating_add(part.len())).ok_or_else(outside)
     }
 
-    /// A chunk as the cache keeps them.
+    /// A chunk as the cache keeps them. Another mount may be fetching it; where that fails, this one tries its own backend.
     async fn fetch_unit_once(self: &Arc<Self>, chunk: &Chunk) -> Result<VerifiedChunk, Arc<CacheError>> {
-        let landed = self.flights.board(chunk.index, |landing| {
+        match self.board(chunk).await {
+            (Err(_), false) => self.board(chunk).await.0,
+            (found, _) => found,
+        }
+    }
+
+    /// Joins the flight for `chunk`, or starts one. Returns whether it was started by this mount, too.
+    async fn board(self: &Arc<Self>, chunk: &Chunk) -> (Result<VerifiedChunk, Arc<CacheError>>, bool) {
+        let share = self.share();
+        let wanted = (chunk.index, share.tag(&self.blob, chunk));
+        let this = Arc::as_ptr(self).addr();
+        let (landed, starter) = share.store.flights.board(wanted, this, |landing| {
             let (cache, chunk) = (Arc::clone(self), *chunk);
             let mut flight = Box::pin(async move {
                 let result = cache.fill(&chunk).await.map_err(Arc::new);
@@ -67,7 +78,8 @@ impl BlobCache {
             }
         });
         let abandoned = || CacheError::Abandoned { blob: self.blob.id.to_string(), chunk: chunk.index };
-        landed.await.unwrap_or_else(|_closed| Err(Arc::new(abandoned())))
+        let found = landed.await.unwrap_or_else(|_closed| Err(Arc::new(abandoned())));
+        (found, starter == this)
     }
 
     /// [`BlobCache::fetch`], then the bytes of `part`.

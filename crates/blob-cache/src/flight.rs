@@ -1,9 +1,10 @@
 //! Single flight: at most one task works on a chunk, and everybody who wants it waits for that task's result.
 //!
-//! Knows chunk indexes and results, not how a chunk is had. A flight ends in any case: when its task panics or is dropped with the
+//! Knows chunks by number and tag, and results, not how a chunk is had. A flight ends in any case: when its task panics or is dropped with the
 //! runtime, waiters learn that it was abandoned, and the next one starts anew.
 
 use crate::CacheError;
+use crate::claims::Tag;
 use futures_util::FutureExt;
 use futures_util::future::Shared;
 use parking_lot::Mutex;
@@ -18,35 +19,41 @@ pub(crate) type Landed = Result<VerifiedChunk, Arc<CacheError>>;
 /// What passengers wait for.
 pub(crate) type Seat = Shared<Receiver<Landed>>;
 
-/// Running flights by chunk index.
+/// Number of a chunk, and the tag of what is said of it: images that say different things wait for different flights.
+pub(crate) type Wanted = (u32, Tag);
+
+/// A seat, and who started the flight.
+type Running = (Seat, usize);
+
+/// Running flights by chunk.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
-    running: Arc<Mutex<HashMap<u32, Seat>>>,
+    running: Arc<Mutex<HashMap<Wanted, Running>>>,
 }
 
 /// The duty to end a flight. Dropping it ends the flight without a result.
 #[derive(Debug)]
 pub(crate) struct Landing {
-    running: Arc<Mutex<HashMap<u32, Seat>>>,
-    chunk: u32,
+    running: Arc<Mutex<HashMap<Wanted, Running>>>,
+    chunk: Wanted,
     sender: Option<Sender<Landed>>,
 }
 
 impl Flights {
-    /// Joins the flight for `chunk`, or starts one: `depart` must make sure that the landing is used.
-    pub(crate) fn board(&self, chunk: u32, depart: impl FnOnce(Landing)) -> Seat {
+    /// Joins the flight for `chunk`, or starts one as `starter`: `depart` must make sure that the landing is used. Returns who started it, too.
+    pub(crate) fn board(&self, chunk: Wanted, starter: usize, depart: impl FnOnce(Landing)) -> (Seat, usize) {
         let mut running = self.running.lock();
         let (seat, landing) = match running.entry(chunk) {
             Entry::Occupied(flight) => return flight.get().clone(),
             Entry::Vacant(free) => {
                 let (sender, receiver) = channel();
-                let seat = free.insert(receiver.shared()).clone();
+                let (seat, _) = free.insert((receiver.shared(), starter)).clone();
                 (seat, Landing { running: Arc::clone(&self.running), chunk, sender: Some(sender) })
             }
         };
         drop(running);
         depart(landing);
-        seat
+        (seat, starter)
     }
 }
 
@@ -80,13 +87,18 @@ mod tests {
     #[tokio::test]
     async fn passengers_share_a_flight_until_it_lands() {
         let flights = Flights::default();
+        let seven = (7, Tag::of_test(1));
         let mut landing = None;
-        let first = flights.board(7, |l| landing = Some(l));
-        let second = flights.board(7, |_| panic!("it is running"));
+        let (first, _) = flights.board(seven, 1, |l| landing = Some(l));
+        let (second, starter) = flights.board(seven, 2, |_| panic!("it is running"));
+        assert_eq!(starter, 1);
+        let mut other = false;
+        let (said_otherwise, _) = flights.board((7, Tag::of_test(2)), 1, |_landing| other = true);
+        assert!(other && said_otherwise.await.is_err());
         landing.unwrap().land(abandoned());
         assert!(first.await.unwrap().is_err() && second.await.unwrap().is_err());
         let mut again = false;
-        let third = flights.board(7, |_landing| again = true);
+        let (third, _) = flights.board(seven, 1, |_landing| again = true);
         assert!(again, "a new flight starts after a landing");
         assert!(third.await.is_err(), "a dropped landing abandons the flight");
         assert!(flights.running.lock().is_empty());

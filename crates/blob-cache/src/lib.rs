@@ -9,18 +9,23 @@
 //! Where the cache's disk fails (full, read-only, I/O error), reads go on uncached from memory and a log line says so.
 
 mod cache;
+mod claims;
+mod dir;
 mod disk;
 mod error;
 mod fill;
 mod flight;
 mod made;
 mod part;
+mod readers;
 mod ready;
+mod store;
 mod tar;
 mod units;
 mod view;
 
 pub use cache::{BlobCache, CacheOptions, CacheStats};
+pub use dir::CacheDir;
 pub use error::CacheError;
 pub use fill::is_short;
 pub use part::Part;

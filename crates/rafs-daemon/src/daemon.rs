@@ -1,5 +1,6 @@
 //! A running daemon: one image, mounted, with the threads that fetch for it.
 
+use crate::caches::Caches;
 use crate::image::Image;
 use crate::recording::Recording;
 use crate::{DaemonError, Options};
@@ -30,7 +31,7 @@ impl Daemon {
     pub fn start(options: &Options) -> Result<Self, DaemonError> {
         let started = Instant::now();
         let registries = Registries::of_environment(std::env::vars_os())?;
-        let Image { rafs, caches } = Image::open(options, &registries)?;
+        let Image { rafs, caches } = Image::open(options, &registries, &Caches::default())?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let runtime = Builder::new_multi_thread()
             .worker_threads(cores)

@@ -45,6 +45,8 @@ pub enum DaemonError {
     NoTable { path: PathBuf, blob: String },
     #[error("a blob of {} cannot be served", path.display())]
     Cache { path: PathBuf, source: Box<CacheError> },
+    #[error("cannot use cache directory {}", path.display())]
+    CacheDir { path: PathBuf, source: io::Error },
     #[error("{} cannot be served", path.display())]
     Vfs { path: PathBuf, source: Box<VfsError> },
     #[error(transparent)]

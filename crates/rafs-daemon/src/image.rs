@@ -1,5 +1,6 @@
 //! One image put together: the bootstrap read and checked, its blobs found, their caches opened.
 
+use crate::caches::Caches;
 use crate::config::{Cache, Config, Store, TreeDigest};
 use crate::{DaemonError, Options, keys};
 use blob_cache::{BlobCache, CacheOptions};
@@ -27,8 +28,12 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Reads the bootstrap, looks for every blob, opens the caches. Reads no data. `registries` are those of the daemon.
-    pub(crate) fn open(options: &Options, registries: &Registries) -> Result<Self, DaemonError> {
+    /// Reads the bootstrap, looks for every blob, opens the caches. Reads no data. `registries` and `dirs` are those of the daemon.
+    pub(crate) fn open(
+        options: &Options,
+        registries: &Registries,
+        dirs: &Caches,
+    ) -> Result<Self, DaemonError> {
         refuse_unsupported(&options.config)?;
         let path = options.bootstrap.as_path();
         let bootstrap = read_bootstrap(path)?;
@@ -37,8 +42,8 @@ impl Image {
         }
         let backend = backend(&options.config, registries)?;
         let keys = keys::read(&options.config.key_files)?;
-        let open =
-            |blob| open_cache(path, &keys.unlock(blob), &*backend, &options.config.cache).map(Arc::new);
+        let cache = &options.config.cache;
+        let open = |blob| open_cache(path, &keys.unlock(blob), &*backend, cache, dirs).map(Arc::new);
         let caches: Vec<_> = bootstrap.blobs().iter().map(open).collect::<Result<_, _>>()?;
         let rafs = Rafs::new(bootstrap, caches.clone());
         let rafs =
@@ -149,6 +154,7 @@ fn open_cache(
     blob: &Blob,
     backend: &dyn Backend,
     config: &Cache,
+    dirs: &Caches,
 ) -> Result<BlobCache, DaemonError> {
     let path = bootstrap.to_path_buf();
     let blob = &blob.named_by(bootstrap.file_name());
@@ -156,7 +162,10 @@ fn open_cache(
     let reader = reader.map_err(|source| DaemonError::Blob { path: path.clone(), source: source.into() })?;
     let options = CacheOptions { validate: config.validate };
     let cache = match &config.store {
-        Store::File(files) => BlobCache::open(&files.work_dir, blob, reader, options),
+        Store::File(files) => {
+            let image = bootstrap.display().to_string();
+            dirs.dir(&files.work_dir)?.blob(blob, &image, reader, options)
+        }
         Store::Nowhere | Store::Fscache { .. } => BlobCache::without_disk(blob, reader),
     };
     let cache = cache.map_err(|source| DaemonError::Cache { path, source: source.into() })?;

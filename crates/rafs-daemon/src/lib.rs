@@ -3,6 +3,7 @@
 //! [`Daemon::start`] puts one image together (bootstrap, blobs, caches, mount), [`run`] serves it until a signal or an unmount ends it.
 //! Knows neither command lines nor how anything it puts together works.
 
+mod caches;
 pub mod config;
 mod daemon;
 mod error;

@@ -60,7 +60,12 @@ impl TestReader {
 
     /// Lets all hanging requests go on, and those that would hang later.
     pub fn release(&self) {
-        self.set(Mood::Healthy);
+        self.release_as(Mood::Healthy);
+    }
+
+    /// Lets all hanging requests go on, in another mood.
+    pub fn release_as(&self, mood: Mood) {
+        self.set(mood);
         self.gate.add_permits(Semaphore::MAX_PERMITS / 4);
     }
 
@@ -78,10 +83,11 @@ impl BlobReader for TestReader {
     fn read(&self, range: Range<u64>, _priority: Priority) -> BoxFuture<'_, Result<Bytes, BackendError>> {
         Box::pin(async move {
             self.requests.lock().push(range.clone());
-            let mood = *self.mood.lock();
+            let mut mood = *self.mood.lock();
             if mood == Mood::Hanging {
                 // Closed never.
                 let _permit = self.gate.acquire().await.is_ok();
+                mood = *self.mood.lock();
             }
             assert!(mood != Mood::Panicking, "a reader that panics");
             let left = self.healthy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
