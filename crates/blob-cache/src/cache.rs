@@ -5,6 +5,7 @@ use crate::Part;
 use crate::claims::Claim;
 use crate::disk::Disk;
 use crate::fill::is_short;
+use crate::recent::Recent;
 use crate::store::{Share, Store};
 use crate::tar::{self, Tar};
 use crate::units::Units;
@@ -75,6 +76,8 @@ pub struct BlobCache {
     pub(crate) table: AsyncMutex<Option<Arc<UnitTable>>>,
     /// Batches or spans that were decoded last.
     pub(crate) units: Units,
+    /// Chunks that were hashed last for [`CacheOptions::validate`].
+    recent: Recent,
     /// Of a plain tar: its pieces, which are what is cached. [`BlobCache::blob`] is described in them then.
     pub(crate) tar: Option<Tar>,
     /// Idle decoders, at most one for each thread that ever decoded at once.
@@ -123,6 +126,7 @@ impl BlobCache {
             codec,
             table: AsyncMutex::default(),
             units: Units::default(),
+            recent: Recent::default(),
             tar: blob.is_tar().then(Tar::default),
             decoders: Mutex::default(),
             budget: Semaphore::new(units),
@@ -209,7 +213,7 @@ impl BlobCache {
         let Some(first) = run.first() else { return false };
         if !self.is_plain_read(share, first) {
             let hash_here = self.options.validate || is_short(first.chunk.uncompressed_size);
-            let chunk = if hash_here { self.load(&first.chunk) } else { None };
+            let chunk = if hash_here { self.load_for(first) } else { None };
             return match chunk.and_then(|chunk| first.of(chunk.bytes())) {
                 Some(plain) => {
                     into.copy_from_slice(&plain);
@@ -226,6 +230,22 @@ impl BlobCache {
             run.iter().for_each(|part| share.store.ready.forget(part.chunk.index));
         }
         read.is_ok()
+    }
+
+    /// The chunk of `part`, hashed; where each copy is to be hashed again, once for a reader who takes it from its start to its end.
+    fn load_for(&self, part: &Part) -> Option<VerifiedChunk> {
+        let chunk = &part.chunk;
+        if !self.options.validate || part.len() == chunk.uncompressed_size as usize {
+            return self.load(chunk);
+        }
+        let known = if part.start == 0 { None } else { self.recent.get(chunk) };
+        let found = known.or_else(|| self.load(chunk))?;
+        if part.end == chunk.uncompressed_size {
+            self.recent.drop(chunk);
+        } else {
+            self.recent.keep(chunk, &found);
+        }
+        Some(found)
     }
 
     /// Counters since opening.

@@ -19,6 +19,7 @@ mod made;
 mod part;
 mod readers;
 mod ready;
+mod recent;
 mod store;
 mod tar;
 mod units;

@@ -42,8 +42,10 @@ impl Image {
         }
         let backend = backend(&options.config, registries)?;
         let keys = keys::read(&options.config.key_files)?;
-        let cache = &options.config.cache;
-        let open = |blob| open_cache(path, &keys.unlock(blob), &*backend, cache, dirs).map(Arc::new);
+        let mut cache = options.config.cache.clone();
+        // One switch for metadata and data, another one for data alone.
+        cache.validate |= options.config.rafs.validate;
+        let open = |blob| open_cache(path, &keys.unlock(blob), &*backend, &cache, dirs).map(Arc::new);
         let caches: Vec<_> = bootstrap.blobs().iter().map(open).collect::<Result<_, _>>()?;
         let rafs = Rafs::new(bootstrap, caches.clone());
         let rafs =

@@ -5,7 +5,7 @@ use rafs_daemon::config::{Config, from_local_dir};
 use rafs_daemon::{Daemon, DaemonError, Options, PrefetchOptions};
 use rafs_format::Compressor;
 use std::path::Path;
-use testkit::image::{self, TestImage};
+use testkit::image::{self, TestImage, Version};
 
 /// A directory with bootstrap, blob, mountpoint and cache.
 struct Place {
@@ -15,8 +15,12 @@ struct Place {
 
 impl Place {
     fn new(content: &[u8]) -> (Self, TestImage) {
+        Self::with(content, &image::options(4096, Compressor::Zstd))
+    }
+
+    fn with(content: &[u8], options: &image::Options) -> (Self, TestImage) {
         let dir = tempfile::tempdir().unwrap();
-        let image = image::of_files(&[("f", content)], &image::options(4096, Compressor::Zstd));
+        let image = image::of_files(&[("f", content)], options);
         std::fs::create_dir(dir.path().join("mnt")).unwrap();
         std::fs::write(dir.path().join("boot"), &image.bootstrap).unwrap();
         let id = image.parsed().blobs()[0].id.to_string();
@@ -34,6 +38,18 @@ impl Place {
     /// What a daemon says that does not start.
     fn refused(&self) -> String {
         cli_report::chain(&Daemon::start(&self.options).unwrap_err())
+    }
+}
+
+/// `None`, and a line that says so, where nothing can be mounted.
+fn start(place: &Place) -> Option<Daemon> {
+    match Daemon::start(&place.options) {
+        Ok(daemon) => Some(daemon),
+        Err(DaemonError::Fuse(error)) => {
+            eprintln!("SKIPPED: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
     }
 }
 
@@ -97,14 +113,6 @@ fn what_this_version_cannot_do_is_refused_by_name() {
 #[test]
 fn daemons_live_side_by_side() {
     let (one, two) = (Place::new(b"one").0, Place::new(b"two").0);
-    let start = |place: &Place| match Daemon::start(&place.options) {
-        Ok(daemon) => Some(daemon),
-        Err(DaemonError::Fuse(error)) => {
-            eprintln!("SKIPPED: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    };
     let (Some(first), Some(second)) = (start(&one), start(&two)) else { return };
     let read = |place: &Place| std::fs::read(place.options.mountpoint.join("f"));
     assert_eq!((read(&one).unwrap(), read(&two).unwrap()), (b"one".to_vec(), b"two".to_vec()));
@@ -117,4 +125,55 @@ fn daemons_live_side_by_side() {
     assert_eq!(read(&two).unwrap(), b"two");
     drop(second);
     assert!(read(&two).is_err(), "a daemon that is dropped unmounts");
+}
+
+/// A configuration of the first version: blobs and cache in `dir`.
+fn first_version(dir: &Path, digest_validate: bool) -> Config {
+    let dir = dir.display();
+    parse(&format!(
+        r#"{{"device": {{"backend": {{"type": "localfs", "config": {{"dir": "{dir}"}}}},
+            "cache": {{"type": "blobcache", "config": {{"work_dir": "{dir}"}}}}}},
+            "mode": "direct", "digest_validate": {digest_validate}}}"#
+    ))
+}
+
+/// Changes a byte of the cache file of `image` in the middle of each chunk of 4096 bytes.
+fn damage(place: &Place, image: &TestImage) {
+    let name = format!("{}.blob.data", image.parsed().blobs()[0].id);
+    let path = place.dir.path().join(name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.iter_mut().skip(2000).step_by(4096).for_each(|byte| *byte ^= 1);
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
+}
+
+#[test]
+fn digest_validate_finds_what_changes_on_disk_while_it_is_mounted() {
+    for version in [Version::V5, Version::V6] {
+        let content = testkit::blob::pattern(7, 40_000);
+        let options = image::Options { version, ..image::options(4096, Compressor::Zstd) };
+        for validate in [true, false] {
+            let (mut place, image) = Place::with(&content, &options);
+            place.options.config = first_version(place.dir.path(), validate);
+            let Some(daemon) = start(&place) else { return };
+            let path = place.options.mountpoint.join("f");
+            assert!(std::fs::read(&path).unwrap() == content);
+            // Equal ones are one.
+            let chunks = daemon.stats().fetches;
+            assert!((5..=10).contains(&chunks), "{chunks}");
+            damage(&place, &image);
+            // The pages that were read go, so that the next reader asks the daemon again.
+            let file = std::fs::File::open(&path).unwrap();
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            drop(file);
+            let found = std::fs::read(&path).unwrap();
+            assert_eq!(found == content, validate, "{version:?}: unchecked, the damage shows");
+            let damaged = if validate { chunks } else { 0 };
+            assert_eq!(
+                (daemon.stats().damaged, daemon.stats().fetches),
+                (damaged, chunks + damaged),
+                "{version:?}"
+            );
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Small images built from files in memory, by the real builder.
 
-use rafs_builder::create::{Compressor, Input, Options, create};
+pub use rafs_builder::create::{Options, Version};
+
+use rafs_builder::create::{Compressor, Input, create};
 use rafs_builder::output::{Outputs, Place};
 use rafs_format::Bootstrap;
 use std::path::Path;
