@@ -40,6 +40,8 @@ pub struct CacheStats {
     pub fetches: u64,
     /// Stored bytes fetched from the backend.
     pub fetched_bytes: u64,
+    /// Requests that these took.
+    pub requests: u64,
     /// Chunks found on disk and verified on first use.
     pub reverified: u64,
     /// Chunks whose copy on disk did not hash to its digest.
@@ -52,6 +54,7 @@ pub struct CacheStats {
 pub(crate) struct Counters {
     pub(crate) fetches: AtomicU64,
     pub(crate) fetched_bytes: AtomicU64,
+    pub(crate) requests: AtomicU64,
     pub(crate) reverified: AtomicU64,
     pub(crate) damaged: AtomicU64,
     pub(crate) write_errors: AtomicU64,
@@ -83,6 +86,8 @@ pub struct BlobCache {
     /// Idle decoders, at most one for each thread that ever decoded at once.
     pub(crate) decoders: Mutex<Vec<Decoder>>,
     pub(crate) budget: Semaphore,
+    /// What prefetch may have of it: half.
+    pub(crate) budget_later: Semaphore,
     pub(crate) counters: Counters,
 }
 
@@ -130,6 +135,7 @@ impl BlobCache {
             tar: blob.is_tar().then(Tar::default),
             decoders: Mutex::default(),
             budget: Semaphore::new(units),
+            budget_later: Semaphore::new(units / 2),
             counters: Counters::default(),
         }
     }
@@ -250,10 +256,11 @@ impl BlobCache {
 
     /// Counters since opening.
     pub fn stats(&self) -> CacheStats {
-        let Counters { fetches, fetched_bytes, reverified, damaged, write_errors } = &self.counters;
+        let Counters { fetches, fetched_bytes, requests, reverified, damaged, write_errors } = &self.counters;
         CacheStats {
             fetches: fetches.load(Ordering::Relaxed),
             fetched_bytes: fetched_bytes.load(Ordering::Relaxed),
+            requests: requests.load(Ordering::Relaxed),
             reverified: reverified.load(Ordering::Relaxed),
             damaged: damaged.load(Ordering::Relaxed),
             write_errors: write_errors.load(Ordering::Relaxed),

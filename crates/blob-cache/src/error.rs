@@ -6,6 +6,7 @@ use rafs_format::FormatError;
 use rafs_merkle::DigestMismatch;
 use rafs_merkle::external::ChunkMismatch;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Why a chunk, or the cache itself, could not be had. Names the blob and the chunk.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +18,7 @@ pub enum CacheError {
         blob: String,
         chunk: u32,
         #[source]
-        source: BackendError,
+        source: Arc<BackendError>,
     },
     #[error("decoding chunk {chunk} of blob {blob}")]
     Codec {

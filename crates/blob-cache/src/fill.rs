@@ -1,6 +1,5 @@
 //! From a chunk that is not ready to one that is: fetched, decoded, verified, kept, once for all who wait.
 
-use crate::cache::{BUDGET, BUDGET_UNIT};
 use crate::tar::{self, Tar};
 use crate::{BlobCache, CacheError, Part, made};
 use blob_storage::{BackendError, Priority};
@@ -51,7 +50,10 @@ impl BlobCache {
     }
 
     /// A chunk as the cache keeps them. Another mount may be fetching it; where that fails, this one tries its own backend.
-    async fn fetch_unit_once(self: &Arc<Self>, chunk: &Chunk) -> Result<VerifiedChunk, Arc<CacheError>> {
+    pub(crate) async fn fetch_unit_once(
+        self: &Arc<Self>,
+        chunk: &Chunk,
+    ) -> Result<VerifiedChunk, Arc<CacheError>> {
         match self.board(chunk).await {
             (Err(_), false) => self.board(chunk).await.0,
             (found, _) => found,
@@ -77,9 +79,27 @@ impl BlobCache {
                 tokio::spawn(flight);
             }
         });
-        let abandoned = || CacheError::Abandoned { blob: self.blob.id.to_string(), chunk: chunk.index };
-        let found = landed.await.unwrap_or_else(|_closed| Err(Arc::new(abandoned())));
+        let found = landed.await.unwrap_or_else(|_closed| Err(Arc::new(self.abandoned(chunk.index))));
         (found, starter == this)
+    }
+
+    pub(crate) fn abandoned(&self, chunk: u32) -> CacheError {
+        CacheError::Abandoned { blob: self.blob.id.to_string(), chunk }
+    }
+
+    /// `chunks` as the cache keeps them: those of a tar, which is verified first, are its pieces.
+    pub(crate) async fn as_kept(&self, chunks: &[Chunk]) -> Result<Vec<Chunk>, Arc<CacheError>> {
+        let Some(tar) = &self.tar else { return Ok(chunks.to_vec()) };
+        let pieces = tar.verified(&self.blob, &self.reader).await?;
+        let mut kept = Vec::new();
+        for chunk in chunks {
+            let whole = Part { chunk: *chunk, start: 0, end: chunk.uncompressed_size };
+            let parts = tar::cut(&pieces, &whole).ok_or_else(|| Arc::new(self.out_of_bounds(chunk)))?;
+            kept.extend(parts.iter().map(|part| part.chunk));
+        }
+        kept.sort_unstable_by_key(|piece| piece.index);
+        kept.dedup_by_key(|piece| piece.index);
+        Ok(kept)
     }
 
     /// [`BlobCache::fetch`], then the bytes of `part`.
@@ -96,9 +116,18 @@ impl BlobCache {
         if let Some(found) = self.load(chunk) {
             return Ok(found);
         }
-        let verified = match self.table(chunk, None).await? {
-            None => self.cut_from_unit(chunk, None).await?,
-            Some(table) => self.cut_from_batch(chunk, table).await?,
+        self.fetch_one(chunk, Priority::OnDemand).await
+    }
+
+    /// Fetches one chunk, with its batch or span where it is in one, and keeps it.
+    pub(crate) async fn fetch_one(
+        &self,
+        chunk: &Chunk,
+        priority: Priority,
+    ) -> Result<VerifiedChunk, CacheError> {
+        let verified = match self.table(chunk, None, priority).await? {
+            None => self.cut_from_unit(chunk, None, priority).await?,
+            Some(table) => self.cut_from_batch(chunk, table, priority).await?,
         };
         self.keep(chunk, &verified);
         Ok(verified)
@@ -110,14 +139,16 @@ impl BlobCache {
         &self,
         chunk: &Chunk,
         table: Arc<UnitTable>,
+        priority: Priority,
     ) -> Result<VerifiedChunk, CacheError> {
-        let found = self.cut_from_unit(chunk, Some(&table)).await;
+        let found = self.cut_from_unit(chunk, Some(&table), priority).await;
         if found.is_ok() {
             return found;
         }
         self.forget_batches().await;
-        let Ok(Some(other)) = self.table(chunk, Some(&table)).await else { return found };
-        let again = if other == table { found } else { self.cut_from_unit(chunk, Some(&other)).await };
+        let Ok(Some(other)) = self.table(chunk, Some(&table), priority).await else { return found };
+        let again =
+            if other == table { found } else { self.cut_from_unit(chunk, Some(&other), priority).await };
         if again.is_err() {
             self.forget_batches().await;
         }
@@ -134,17 +165,18 @@ impl BlobCache {
         &self,
         chunk: &Chunk,
         table: Option<&UnitTable>,
+        priority: Priority,
     ) -> Result<VerifiedChunk, CacheError> {
         let unit = self.codec.unit(&self.blob, chunk, table);
         let unit = unit.map_err(|source| self.wrong_place(chunk, source))?;
         let Some(_) = table else {
-            return Ok(self.fetch_unit(chunk, &unit, false).await?.0);
+            return Ok(self.fetch_unit(chunk, &unit, false, priority).await?.0);
         };
         let _turn = self.units.turn(&unit).await;
         if let Some(plain) = self.units.get(&unit) {
             return self.verify_in(chunk, &unit, plain);
         }
-        let (verified, plain) = self.fetch_unit(chunk, &unit, true).await?;
+        let (verified, plain) = self.fetch_unit(chunk, &unit, true, priority).await?;
         if let Some(plain) = plain {
             self.units.keep(&unit, plain);
         }
@@ -153,10 +185,11 @@ impl BlobCache {
 
     /// The table of units of a blob with batches or spans, which comes with the first chunk. `not` is one that led to a wrong chunk; it is the answer
     /// only where nobody has another one.
-    async fn table(
+    pub(crate) async fn table(
         &self,
         chunk: &Chunk,
         not: Option<&Arc<UnitTable>>,
+        priority: Priority,
     ) -> Result<Option<Arc<UnitTable>>, CacheError> {
         let Some(range) = self.codec.table_range(&self.blob) else { return Ok(None) };
         let mut known = self.table.lock().await;
@@ -165,13 +198,18 @@ impl BlobCache {
         }
         let decode = |bytes: &Bytes| self.codec.table(&self.blob, bytes).map(Arc::new);
         let usable = |bytes: &Bytes| decode(bytes).is_ok_and(|table| not != Some(&table));
-        let bytes = self.tables.read_checked(range, Priority::OnDemand, &usable).await;
+        let bytes = self.tables.read_checked(range, priority, &usable).await;
         let bytes = bytes.map_err(|source| self.unreachable(chunk, source))?;
         let table = decode(&bytes).map_err(|error| match error {
             UnitError::Format(source) => self.wrong_place(chunk, source),
             UnitError::Codec(source) => self.undecodable(chunk, source),
         })?;
         Ok(Some(Arc::clone(known.insert(table))))
+    }
+
+    /// Is it a blob with batches or spans?
+    pub(crate) fn has_table(&self) -> bool {
+        self.codec.table_range(&self.blob).is_some()
     }
 
     /// Is fetching `chunk` done at once where its bytes are at hand? Not where it is cut out of a span of some megabytes.
@@ -186,17 +224,17 @@ impl BlobCache {
         chunk: &Chunk,
         unit: &Unit,
         is_batch: bool,
+        priority: Priority,
     ) -> Result<(VerifiedChunk, Option<Bytes>), CacheError> {
         let bytes = (unit.compressed.end - unit.compressed.start) + u64::from(unit.uncompressed_size);
-        let units = u32::try_from(bytes.min(BUDGET).div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
-        // Closed never.
-        let _room = self.budget.acquire_many(units).await.ok();
+        let _room = self.room(bytes, priority).await;
         let range = self.stored_range(chunk, unit).await?;
-        let made = made::read(&*self.reader, range, Priority::OnDemand, |stored| {
+        let made = made::read(&*self.reader, range, priority, |stored| {
             let plain = self.decode(chunk, unit, stored)?;
             let batch = is_batch.then(|| plain.clone());
             Ok((self.verify_in(chunk, unit, plain)?, batch))
         });
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
         let (size, found) = made.await.map_err(|source| self.unreachable(chunk, source))?;
         self.counters.fetches.fetch_add(1, Ordering::Relaxed);
         self.counters.fetched_bytes.fetch_add(size, Ordering::Relaxed);
@@ -204,7 +242,7 @@ impl BlobCache {
     }
 
     /// Stored bytes of a unit. Where the last member of an eStargz layer ends is not known, only that it is within the layer.
-    async fn stored_range(&self, chunk: &Chunk, unit: &Unit) -> Result<Range<u64>, CacheError> {
+    pub(crate) async fn stored_range(&self, chunk: &Chunk, unit: &Unit) -> Result<Range<u64>, CacheError> {
         let range = unit.compressed.clone();
         if !self.blob.is_stargz() || range.end < self.blob.data_end() {
             return Ok(range);
@@ -214,7 +252,7 @@ impl BlobCache {
     }
 
     /// Decrypts and decompresses a unit.
-    fn decode(&self, chunk: &Chunk, unit: &Unit, stored: Bytes) -> Result<Bytes, CacheError> {
+    pub(crate) fn decode(&self, chunk: &Chunk, unit: &Unit, stored: Bytes) -> Result<Bytes, CacheError> {
         let mut decoder = self.decoders.lock().pop().unwrap_or_default();
         let plain = self.codec.decode(&mut decoder, unit, stored.into());
         self.decoders.lock().push(decoder);
@@ -222,7 +260,12 @@ impl BlobCache {
     }
 
     /// `chunk` in a decoded unit.
-    fn verify_in(&self, chunk: &Chunk, unit: &Unit, plain: Bytes) -> Result<VerifiedChunk, CacheError> {
+    pub(crate) fn verify_in(
+        &self,
+        chunk: &Chunk,
+        unit: &Unit,
+        plain: Bytes,
+    ) -> Result<VerifiedChunk, CacheError> {
         let whole = unit.start == 0 && plain.len() == chunk.uncompressed_size as usize;
         let plain = if whole { plain } else { self.cut(chunk, unit, &plain)? };
         self.verify(chunk, plain.into())
@@ -235,15 +278,15 @@ impl BlobCache {
         if range.end <= plain.len() { Ok(plain.slice(range)) } else { Err(self.out_of_bounds(chunk)) }
     }
 
-    fn unreachable(&self, chunk: &Chunk, source: BackendError) -> CacheError {
-        CacheError::Backend { blob: self.blob.id.to_string(), chunk: chunk.index, source }
+    pub(crate) fn unreachable(&self, chunk: &Chunk, source: impl Into<Arc<BackendError>>) -> CacheError {
+        CacheError::Backend { blob: self.blob.id.to_string(), chunk: chunk.index, source: source.into() }
     }
 
     fn undecodable(&self, chunk: &Chunk, source: CodecError) -> CacheError {
         CacheError::Codec { blob: self.blob.id.to_string(), chunk: chunk.index, source }
     }
 
-    fn wrong_place(&self, chunk: &Chunk, source: FormatError) -> CacheError {
+    pub(crate) fn wrong_place(&self, chunk: &Chunk, source: FormatError) -> CacheError {
         CacheError::Bounds { blob: self.blob.id.to_string(), chunk: chunk.index, source }
     }
 

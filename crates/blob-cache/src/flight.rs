@@ -10,7 +10,7 @@ use futures_util::future::Shared;
 use parking_lot::Mutex;
 use rafs_merkle::VerifiedChunk;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::hash_map::{Entry, VacantEntry};
 use std::sync::Arc;
 use tokio::sync::oneshot::{Receiver, Sender, channel};
 
@@ -45,15 +45,43 @@ impl Flights {
         let mut running = self.running.lock();
         let (seat, landing) = match running.entry(chunk) {
             Entry::Occupied(flight) => return flight.get().clone(),
-            Entry::Vacant(free) => {
-                let (sender, receiver) = channel();
-                let (seat, _) = free.insert((receiver.shared(), starter)).clone();
-                (seat, Landing { running: Arc::clone(&self.running), chunk, sender: Some(sender) })
-            }
+            Entry::Vacant(free) => self.start(free, starter),
         };
         drop(running);
         depart(landing);
         (seat, starter)
+    }
+}
+
+/// What to do for a chunk to become ready.
+#[derive(Debug)]
+pub(crate) enum Departure {
+    /// Nothing.
+    Ready,
+    /// Wait for somebody else's flight.
+    Theirs(Seat),
+    /// Fly.
+    Mine(Landing),
+}
+
+impl Flights {
+    /// Joins the flight for `chunk`; or starts one as `starter`, which the caller must see to, unless the chunk `is_ready`. A chunk becomes ready before
+    /// its flight ends, so that none is flown again by who comes just then.
+    pub(crate) fn depart(&self, chunk: Wanted, starter: usize, is_ready: impl FnOnce() -> bool) -> Departure {
+        let mut running = self.running.lock();
+        match running.entry(chunk) {
+            Entry::Occupied(flight) => Departure::Theirs(flight.get().0.clone()),
+            Entry::Vacant(_) if is_ready() => Departure::Ready,
+            Entry::Vacant(free) => Departure::Mine(self.start(free, starter).1),
+        }
+    }
+
+    /// A new flight for a chunk that nobody flies.
+    fn start(&self, free: VacantEntry<'_, Wanted, Running>, starter: usize) -> (Seat, Landing) {
+        let (sender, receiver) = channel();
+        let (running, chunk) = (Arc::clone(&self.running), *free.key());
+        let (seat, _) = free.insert((receiver.shared(), starter)).clone();
+        (seat, Landing { running, chunk, sender: Some(sender) })
     }
 }
 

@@ -16,6 +16,8 @@ mod error;
 mod fill;
 mod flight;
 mod made;
+mod many;
+mod merge;
 mod part;
 mod readers;
 mod ready;

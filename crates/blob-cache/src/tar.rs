@@ -95,7 +95,8 @@ async fn verify(blob: Blob, reader: Arc<dyn BlobReader>) -> Result<Pieces, Cache
         let end = size.min(at + STEP);
         let bytes = reader.read(at..end, Priority::OnDemand).await;
         let chunk = u32::try_from(at / STEP).unwrap_or(u32::MAX);
-        hasher.update(&bytes.map_err(|source| CacheError::Backend { blob: name(), chunk, source })?);
+        let failed = |source| CacheError::Backend { blob: name(), chunk, source: Arc::new(source) };
+        hasher.update(&bytes.map_err(failed)?);
         tokio::task::yield_now().await;
         at = end;
     }

@@ -27,17 +27,24 @@ pub(crate) struct Units {
 impl Units {
     /// Waits until nobody else fetches `unit`.
     pub(crate) async fn turn(&self, unit: &Unit) -> OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.turns.lock();
-            turns.retain(|_, turn| turn.strong_count() > 0);
-            let known = turns.get(&unit.compressed.start).and_then(Weak::upgrade);
-            known.unwrap_or_else(|| {
-                let turn = Arc::default();
-                turns.insert(unit.compressed.start, Arc::downgrade(&turn));
-                turn
-            })
-        };
-        turn.lock_owned().await
+        self.queue(unit).lock_owned().await
+    }
+
+    /// [`Units::turn`] for who does not wait; `None` while somebody fetches `unit`.
+    pub(crate) fn try_turn(&self, unit: &Unit) -> Option<OwnedMutexGuard<()>> {
+        self.queue(unit).try_lock_owned().ok()
+    }
+
+    /// Where those stand who want to fetch `unit`.
+    fn queue(&self, unit: &Unit) -> Arc<AsyncMutex<()>> {
+        let mut turns = self.turns.lock();
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let known = turns.get(&unit.compressed.start).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let turn = Arc::default();
+            turns.insert(unit.compressed.start, Arc::downgrade(&turn));
+            turn
+        })
     }
 
     /// The bytes of `unit`, where it is kept.
@@ -122,6 +129,7 @@ mod tests {
         let wanted = unit(7, 1);
         let first = units.turn(&wanted).await;
         let other = units.turn(&unit(8, 1)).await;
+        assert!(units.try_turn(&wanted).is_none() && units.try_turn(&unit(9, 1)).is_some());
         let waiting = units.turn(&wanted);
         tokio::pin!(waiting);
         assert!((&mut waiting).now_or_never().is_none());

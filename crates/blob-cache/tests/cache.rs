@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use blob_cache::{BlobCache, CacheError, CacheOptions, Part};
-use blob_storage::{Backend, Care, Route, RouteKind, Routes};
+use blob_storage::{Backend, Care, Priority, Route, RouteKind, Routes};
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use rafs_format::{BlobFeatures, Compressor};
@@ -467,6 +467,17 @@ fn batched() -> TestBlob {
     sample.blob.meta.uncompressed_size = size;
     sample.bytes = [&sample.bytes[..], &table, &header].concat().into();
     sample
+}
+
+#[tokio::test]
+async fn a_batch_is_fetched_whole_for_all_of_its_chunks() {
+    let (dir, blob) = (tempfile::tempdir().unwrap(), batched());
+    let reader = TestReader::new(blob.bytes.clone());
+    let cache = open(dir.path(), &blob, &reader);
+    cache.fetch_all(&blob.chunks, Priority::Prefetch).await.unwrap();
+    assert_eq!(reader.requests(), [5000..9184, 0..5000], "the table, then the batch");
+    assert_all_right(&cache, &blob).await;
+    assert_eq!(reader.requests().len(), 2);
 }
 
 #[tokio::test]

@@ -108,6 +108,7 @@ fn total(caches: &[Arc<BlobCache>]) -> CacheStats {
     caches.iter().map(|cache| cache.stats()).fold(CacheStats::default(), |a, b| CacheStats {
         fetches: a.fetches + b.fetches,
         fetched_bytes: a.fetched_bytes + b.fetched_bytes,
+        requests: a.requests + b.requests,
         reverified: a.reverified + b.reverified,
         damaged: a.damaged + b.damaged,
         write_errors: a.write_errors + b.write_errors,
@@ -115,9 +116,9 @@ fn total(caches: &[Arc<BlobCache>]) -> CacheStats {
 }
 
 fn describe(stats: &CacheStats) -> String {
-    let CacheStats { fetches, fetched_bytes, reverified, damaged, write_errors } = stats;
+    let CacheStats { fetches, fetched_bytes, requests, reverified, damaged, write_errors } = stats;
     format!(
-        "{fetches} chunks ({fetched_bytes} bytes) fetched, {reverified} found in the cache, {damaged} damaged there, \
+        "{fetches} chunks ({fetched_bytes} bytes) fetched by {requests} requests, {reverified} found in the cache, {damaged} damaged there, \
          {write_errors} writes failed"
     )
 }
