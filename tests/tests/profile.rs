@@ -1,4 +1,4 @@
-//! Profiles end to end: what one daemon records.
+//! Fetching before reading, end to end: what one daemon records and another one fetches, and what lists name.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use rafs_vfs::profile::Profile;
@@ -60,4 +60,52 @@ fn a_daemon_records_what_is_read_first() {
     assert_eq!(found.len(), 32);
     found[..16].sort_unstable();
     assert_eq!(found[..16], second, "what was read first comes first");
+}
+
+/// Waits until the log of a daemon that ended holds `text`.
+fn log_of(place: &Place, options: &[&str], until: &str) -> String {
+    let log = place.at("log.log");
+    let mut command = place.command();
+    command.args(options).arg("--log-file").arg(&log);
+    let daemon = Daemon::start(command, &place.at("mnt"));
+    wait_for(|| std::fs::read_to_string(&log).is_ok_and(|text| text.contains(until)));
+    daemon.stop();
+    std::fs::read_to_string(&log).unwrap()
+}
+
+#[test]
+fn a_recorded_start_is_fetched_before_it_is_read() {
+    if !can_mount() {
+        return;
+    }
+    let place = place();
+    let path = place.at("profile");
+    let text = path.display().to_string();
+    let missing = log_of(&place, &["--prefetch-profile", &text, "--record-profile", &text], "is mounted");
+    assert!(missing.contains("does not exist: nothing is fetched by it"), "{missing}");
+    let mut command = place.command();
+    command.arg("--record-profile").arg(&path);
+    let daemon = Daemon::start(command, &place.at("mnt"));
+    assert_eq!(std::fs::read(place.at("mnt/b")).unwrap(), content(2));
+    daemon.stop();
+    std::fs::remove_dir_all(place.at("cache")).unwrap();
+    let log = log_of(&place, &["--prefetch-profile", &text], "done; ");
+    assert!(log.contains("done; 16 chunks of"), "{log}");
+    assert!(log.contains("unmounted: 16 chunks (") && log.contains(") fetched by 1 requests"), "{log}");
+    std::fs::write(&path, b"nothing of the kind").unwrap();
+    let damaged = log_of(&place, &["--prefetch-profile", &text], "is mounted");
+    assert!(damaged.contains("is not used: "), "{damaged}");
+}
+
+#[test]
+fn listed_files_are_fetched_before_they_are_read() {
+    if !can_mount() {
+        return;
+    }
+    let place = place();
+    let list = place.at("list");
+    std::fs::write(&list, "/a\n/no/such\n").unwrap();
+    let log = log_of(&place, &["--prefetch-files", list.to_str().unwrap()], "listed paths");
+    assert!(log.contains("done; 16 chunks of"), "{log}");
+    assert!(log.contains("1 listed paths are not in it, as /no/such"), "{log}");
 }

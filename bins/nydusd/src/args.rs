@@ -13,6 +13,8 @@ Examples:
       Serve an image whose blobs are in a directory, which is the cache as well.
   nydusd fuse --config config.json --bootstrap image.boot --mountpoint /mnt --log-level warn
       Serve an image whose blobs are where the configuration says.
+  nydusd --config config.json --bootstrap image.boot --mountpoint /mnt --record-profile /profiles --prefetch-profile /profiles
+      Note what a start reads first; the next start, here or elsewhere, has it fetched in that order before it is read.
   nydusd --check-config --strict-config --config config.json
       Say what is wrong with a configuration, misspelt names included.";
 
@@ -127,9 +129,14 @@ pub struct FuseArgs {
     /// What becomes of requests that a dead daemon had read.
     #[arg(long, value_enum, value_name = "POLICY", default_value_t = FailoverPolicy::Resend)]
     pub failover_policy: FailoverPolicy,
-    /// File with one path to prefetch per line; no effect in this version.
+    /// Fetch the files and directories that this file lists before they are read, one absolute path in each line (`-`: standard input);
+    /// instead of those that the image lists.
     #[arg(long, value_name = "FILE", requires = "bootstrap")]
     pub prefetch_files: Option<PathBuf>,
+    /// Fetch what was recorded by --record-profile, in the order in which it was read, before it is read. In a directory it is the
+    /// file named after the image.
+    #[arg(long, value_name = "FILE", requires = "bootstrap")]
+    pub prefetch_profile: Option<PathBuf>,
     /// Record in this file what is read first, until 5 minutes after the first read; written at the end, at SIGUSR1 and each 30 seconds.
     /// In a directory the file is named after the image. A complete profile of the image is left as it is.
     #[arg(long, value_name = "FILE", requires = "bootstrap")]

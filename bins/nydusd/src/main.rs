@@ -5,15 +5,19 @@
 
 mod args;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use args::{Cli, Command, FuseArgs};
 use clap::Parser;
 use clap::error::ErrorKind;
 use rafs_daemon::config::{self, Config};
 use rafs_daemon::{Options, PrefetchOptions};
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
+
+/// Longest list of files, in bytes.
+const MAX_LIST: u64 = 16 << 20;
 
 fn main() -> ExitCode {
     match start() {
@@ -92,9 +96,6 @@ fn warn_without_effect(args: &FuseArgs) {
     if args.global.log_rotation_size > 0 {
         tracing::warn!("--log-rotation-size has no effect in this version");
     }
-    if args.prefetch_files.is_some() {
-        tracing::warn!("--prefetch-files has no effect in this version");
-    }
 }
 
 /// Prints what is wrong with the configuration, or that nothing is.
@@ -122,9 +123,27 @@ fn options(args: &FuseArgs) -> anyhow::Result<Options> {
         bootstrap,
         mountpoint: args.mountpoint.clone().context("--mountpoint is missing")?,
         config,
-        prefetch: PrefetchOptions { record_profile: args.record_profile.clone() },
+        prefetch: PrefetchOptions {
+            record_profile: args.record_profile.clone(),
+            profile: args.prefetch_profile.clone(),
+            files: args.prefetch_files.as_deref().map(listed).transpose()?,
+        },
         threads: args.fuse_threads.map(usize::from),
     })
+}
+
+/// Paths that the list at `path` has.
+fn listed(path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+    let shown = path.display();
+    let mut bytes = Vec::new();
+    let file: Box<dyn Read> = match path.to_str() {
+        Some("-") => Box::new(io::stdin()),
+        _ => Box::new(File::open(path).with_context(|| format!("cannot read --prefetch-files {shown}"))?),
+    };
+    let read = file.take(MAX_LIST + 1).read_to_end(&mut bytes);
+    read.with_context(|| format!("cannot read --prefetch-files {shown}"))?;
+    ensure!(bytes.len() as u64 <= MAX_LIST, "--prefetch-files {shown} is longer than {MAX_LIST} bytes");
+    rafs_daemon::read_list(&bytes).with_context(|| format!("--prefetch-files {shown}"))
 }
 
 /// The configuration; unknown fields are logged, or refused when that is wanted.

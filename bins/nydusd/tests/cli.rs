@@ -162,18 +162,29 @@ fn options_without_effect_are_accepted_with_a_warning() {
         [&["-D", "d", "--virtual-mountpoint", "/", "--failover-policy", "flush"][..], &NOTHING].concat();
     assert_eq!(fails(&quiet).0, [""; 0]);
     assert_eq!(fails(&[&quiet[..], &["--log-rotation-size", "0"]].concat()).0, [""; 0]);
-    let effectless = ["--log-rotation-size=100", "--prefetch-files", "f", "--thread-num", "7"];
+    let effectless = ["--log-rotation-size=100", "--thread-num", "7"];
     let (log, _) = fails(&[&["fuse"], &quiet[..], &effectless].concat());
     let texts: Vec<&str> = log.iter().map(|line| line.split_once("] ").unwrap().1).collect();
-    assert_eq!(
-        texts,
-        [
-            "WARN --log-rotation-size has no effect in this version",
-            "WARN --prefetch-files has no effect in this version"
-        ]
-    );
+    assert_eq!(texts, ["WARN --log-rotation-size has no effect in this version"]);
     // [YYYY-MM-DD HH:MM:SS.ffffff +00:00]
     assert!(log.iter().all(|line| line.find(']') == Some(34) && line.contains(" +00:00]")), "{log:?}");
+}
+
+#[test]
+fn a_list_of_files_has_absolute_paths() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("list");
+    let given = [&["-D", "d", "--prefetch-files", list.to_str().unwrap()][..], &NOTHING].concat();
+    let shown = list.display();
+    assert_eq!(
+        fails(&given).1,
+        format!("Error: cannot read --prefetch-files {shown}: No such file or directory (os error 2)")
+    );
+    std::fs::write(&list, "/a\n\nb\n").unwrap();
+    assert_eq!(
+        fails(&given).1,
+        format!("Error: --prefetch-files {shown}: line 3 is `b`, expected an absolute path")
+    );
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod tar;
 mod units;
 mod view;
 
+pub use blob_storage::Priority;
 pub use cache::{BlobCache, CacheOptions, CacheStats};
 pub use dir::CacheDir;
 pub use error::CacheError;

@@ -3,10 +3,11 @@
 use crate::caches::Caches;
 use crate::image::Image;
 use crate::recording::Recording;
-use crate::{DaemonError, Options};
+use crate::{DaemonError, Options, early};
 use blob_cache::{BlobCache, CacheStats};
 use blob_storage::Registries;
 use rafs_fuse::{Mount, MountOptions, Unmounter};
+use rafs_vfs::prefetch::{Prefetch, PrefetchStats, Progress};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,6 +24,7 @@ pub struct Daemon {
     caches: Vec<Arc<BlobCache>>,
     mountpoint: PathBuf,
     recording: Option<Arc<Recording>>,
+    prefetch: Option<Progress>,
 }
 
 impl Daemon {
@@ -43,10 +45,16 @@ impl Daemon {
         let entries = rafs.totals().entries;
         let record = options.prefetch.record_profile.as_ref();
         let recording = record.and_then(|path| Recording::start(&rafs, path));
+        let prefetch = early::prepare(&rafs, options);
         let mount_options = MountOptions { mountpoint: options.mountpoint.clone(), threads: options.threads };
         let mount = Mount::new(rafs, &mount_options, runtime.handle().clone())?;
         if let Some(recording) = &recording {
             runtime.spawn(Arc::clone(recording).keep());
+        }
+        let progress = prefetch.as_ref().map(Prefetch::progress);
+        if let Some(prefetch) = prefetch {
+            let image = options.bootstrap.clone();
+            runtime.spawn(async move { early::tell_end(&image, &prefetch.run().await) });
         }
         tracing::info!(
             "{} is mounted on {}: {entries} entries, {} blobs, after {:?}",
@@ -56,7 +64,7 @@ impl Daemon {
             started.elapsed()
         );
         let mountpoint = options.mountpoint.clone();
-        Ok(Self { mount, runtime: Some(runtime), caches, mountpoint, recording })
+        Ok(Self { mount, runtime: Some(runtime), caches, mountpoint, recording, prefetch: progress })
     }
 
     /// A handle that ends the daemon from another thread.
@@ -67,6 +75,11 @@ impl Daemon {
     /// What the caches did so far, all blobs together.
     pub fn stats(&self) -> CacheStats {
         total(&self.caches)
+    }
+
+    /// What was fetched early so far; `None` where nothing is.
+    pub fn prefetch(&self) -> Option<PrefetchStats> {
+        self.prefetch.as_ref().map(Progress::stats)
     }
 
     /// Serves until the file system is unmounted, by a [`Stopper`] or from outside. Does not wait for fetches that nobody waits for any more.

@@ -69,9 +69,6 @@ fn refuse_unsupported(config: &Config) -> Result<(), DaemonError> {
     if config.cache.compressed {
         tracing::warn!("cache.compressed has no effect in this version: data is kept uncompressed");
     }
-    if config.prefetch.enable {
-        tracing::warn!("prefetch has no effect in this version: data is fetched when it is read");
-    }
     Ok(())
 }
 

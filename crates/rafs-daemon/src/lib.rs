@@ -6,6 +6,7 @@
 mod caches;
 pub mod config;
 mod daemon;
+mod early;
 mod error;
 mod image;
 mod keys;
@@ -15,6 +16,7 @@ mod signals;
 mod whole;
 
 pub use daemon::{Daemon, Stopper};
+pub use early::{NotAbsolute, read_list};
 pub use error::DaemonError;
 pub use signals::run;
 
@@ -41,4 +43,8 @@ pub struct Options {
 pub struct PrefetchOptions {
     /// Record here what is read first. A directory gets a file named after the image.
     pub record_profile: Option<PathBuf>,
+    /// Fetch what this recorded profile names, in its order. In a directory the file named after the image.
+    pub profile: Option<PathBuf>,
+    /// Fetch these files, and all in these directories, in place of those that the image lists; absolute paths in the image.
+    pub files: Option<Vec<Vec<u8>>>,
 }

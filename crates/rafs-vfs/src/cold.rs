@@ -1,6 +1,7 @@
 //! A read that waits for data, as a value. Knows caches and parts of chunks, no files.
 
 use crate::VfsError;
+use crate::readers::Waiting;
 use blob_cache::{BlobCache, CacheError, Part};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -13,11 +14,13 @@ const AT_ONCE: usize = 16;
 #[derive(Debug)]
 pub struct ColdRead {
     parts: Vec<(Arc<BlobCache>, Part)>,
+    /// Until all bytes are there.
+    _waiting: Waiting,
 }
 
 impl ColdRead {
-    pub(crate) fn new(parts: Vec<(Arc<BlobCache>, Part)>) -> Self {
-        Self { parts }
+    pub(crate) fn new(parts: Vec<(Arc<BlobCache>, Part)>, waiting: Waiting) -> Self {
+        Self { parts, _waiting: waiting }
     }
 
     /// Is there so little to decode and hash that the thread that has it may start with it, before it hands over what must wait?

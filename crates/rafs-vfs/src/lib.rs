@@ -1,4 +1,5 @@
-//! The read-only file system as plain functions on plain types: no kernel, no errno, no threads of its own.
+//! The read-only file system as plain functions on plain types: no kernel, no errno, no threads of its own
+//! but one that plans what is fetched early.
 //!
 //! Metadata is answered from the bootstrap in memory, and so is data that the cache holds, on the calling thread. Data that must
 //! be fetched comes back as a [`ColdRead`]: a value to be awaited elsewhere. Only verified bytes reach a result.
@@ -7,7 +8,9 @@ mod chunk_set;
 mod cold;
 mod data;
 mod error;
+pub mod prefetch;
 pub mod profile;
+mod readers;
 
 pub use cold::ColdRead;
 pub use error::VfsError;
@@ -18,6 +21,7 @@ use bytes::Bytes;
 use data::Data;
 use profile::{NotRecorded, Recorder};
 use rafs_format::{Blob, Bootstrap, Digest, FormatError, Inode, SuperFlags};
+use readers::Readers;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -70,6 +74,7 @@ pub struct Rafs {
     caches: Vec<Arc<BlobCache>>,
     data: OnceLock<Result<Data, FormatError>>,
     recorder: OnceLock<Arc<Recorder>>,
+    readers: Arc<Readers>,
 }
 
 impl Rafs {
@@ -85,7 +90,13 @@ impl Rafs {
             return Err(VfsError::CacheCount { found, expected });
         }
         let bootstrap = Arc::new(bootstrap.held_by(B::into));
-        let rafs = Self { bootstrap, caches, data: OnceLock::new(), recorder: OnceLock::new() };
+        let rafs = Self {
+            bootstrap,
+            caches,
+            data: OnceLock::new(),
+            recorder: OnceLock::new(),
+            readers: Arc::default(),
+        };
         rafs.directory(rafs.root())?;
         Ok(rafs)
     }
@@ -294,6 +305,7 @@ impl Rafs {
     }
 
     fn cold(&self, parts: &[Part]) -> ColdRead {
-        ColdRead::new(parts.iter().filter_map(|part| Some((Arc::clone(self.cache(part)?), *part))).collect())
+        let parts = parts.iter().filter_map(|part| Some((Arc::clone(self.cache(part)?), *part))).collect();
+        ColdRead::new(parts, self.readers.wait())
     }
 }
