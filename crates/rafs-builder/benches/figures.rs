@@ -6,12 +6,17 @@
 //! * create and check of 2,000, 20,000 and 200,000 small files; the check as often as makes two million files.
 //! * diff of an image of as many small files to one of which ten have another content, on one CPU and on all.
 //!
+//! * an image that refers to the layer, compressed by gzip -6, beside inflating it to nothing by zlib-rs, which its reading cannot do without; and how large
+//!   the table for reading in the middle of it is.
+//!
+//! `cargo bench -p rafs-builder --bench figures -- files` prints one part: `layer`, `files` or `reference`.
+//!
 //! Every line is a process of its own, so that its memory is its own. CPU time is user and system together; on a machine that does
 //! other work too it is the number to look at, and the ratio of two lines is surer than either.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 
 use rafs_builder::check;
-use rafs_builder::create::{Compressor, Input, Options, create};
+use rafs_builder::create::{Compressor, Input, Options, create, create_reference};
 use rafs_builder::diff;
 use rafs_builder::digest::Scope;
 use rafs_builder::open::Image;
@@ -33,26 +38,76 @@ fn main() {
     match args.next().as_deref() {
         // Work that a line asks for.
         Some("measure") => measure(&args.collect::<Vec<_>>()),
-        _ => table(),
+        first => {
+            let parts: Vec<String> = first.map(str::to_owned).into_iter().chain(args).collect();
+            // What cargo says to every bench is no part.
+            let parts: Vec<&str> =
+                parts.iter().map(String::as_str).filter(|part| *part != "--bench").collect();
+            table(&|part| parts.is_empty() || parts.contains(&part));
+        }
     }
 }
 
-fn table() {
+/// Prints the parts that are wanted.
+fn table(wants: &dyn Fn(&str) -> bool) {
     let dir = tempfile::tempdir().unwrap();
-    let layer = std::env::var_os("FIGURES_LAYER").map_or_else(|| make_layer(dir.path()), PathBuf::from);
+    println!("{:<44} {:>8} {:>8} {:>12} {:>10}", "", "wall s", "CPU s", "MB/CPU s", "RSS MB");
+    if wants("layer") || wants("reference") {
+        layers(dir.path(), wants);
+    }
+    if wants("files") {
+        files(dir.path());
+    }
+}
+
+/// The lines about one large layer.
+fn layers(dir: &Path, wants: &dyn Fn(&str) -> bool) {
+    let layer = std::env::var_os("FIGURES_LAYER").map_or_else(|| make_layer(dir), PathBuf::from);
     let size = std::fs::metadata(&layer).unwrap().len();
     println!("layer: {} MB, {}", size / 1_000_000, layer.display());
-    println!("{:<44} {:>8} {:>8} {:>12} {:>10}", "", "wall s", "CPU s", "MB/CPU s", "RSS MB");
     let layer = layer.to_str().unwrap();
     // Twice: the first time reads the layer from disk.
-    for _ in 0..2 {
+    for _ in 0..if wants("layer") { 2 } else { 0 } {
         let ceiling = line("zstd-3 alone, 1 MiB pieces, one CPU", size, &["zstd", "1", layer]);
         let one = line("create, one CPU", size, &["create", "1", layer]);
         line("create, all CPUs", size, &["create", "0", layer]);
         println!("{:<44} {:>27.2}", "create on one CPU to zstd alone", ceiling.cpu / one.cpu);
     }
+    if wants("reference") {
+        references(Path::new(layer), dir);
+    }
+}
+
+/// The lines for an image that refers to a layer.
+fn references(layer: &Path, dir: &Path) {
+    let packed = dir.join("layer.tar.gz");
+    let mut out = flate2::write::GzEncoder::new(File::create(&packed).unwrap(), flate2::Compression::new(6));
+    std::io::copy(&mut File::open(layer).unwrap(), &mut out).unwrap();
+    out.finish().unwrap();
+    let (plain, size) = (std::fs::metadata(layer).unwrap().len(), std::fs::metadata(&packed).unwrap().len());
+    println!("gzip layer: {} MB", size / 1_000_000);
+    let path = packed.to_str().unwrap();
+    for _ in 0..3 {
+        let ceiling = line("gunzip to nothing, one CPU", plain, &["gunzip", "1", path]);
+        let one = line("targz-ref, one CPU", plain, &["reference", "1", path]);
+        let all = line("targz-ref, all CPUs", plain, &["reference", "0", path]);
+        println!(
+            "{:<44} {:>18.2} {:>8.2}",
+            "targz-ref to gunzip: wall, CPU on one",
+            all.wall / ceiling.wall,
+            one.cpu / ceiling.cpu
+        );
+    }
+    let table = std::fs::metadata(packed.with_extension("object")).unwrap().len();
+    #[expect(clippy::cast_precision_loss, reason = "a number to look at")]
+    let percent = table as f64 / size as f64 * 100.0;
+    println!("{:<44} {percent:>27.2}", "table, percent of the gzip layer");
+}
+
+/// The lines about many small files.
+fn files(dir: &Path) {
     for files in [2_000, 20_000, 200_000] {
-        let tar = small_files(dir.path(), files, 0);
+        let tar = small_files(dir, files, 0);
         let size = std::fs::metadata(&tar).unwrap().len();
         line(&format!("create, {files} files, one CPU"), size, &["create", "1", tar.to_str().unwrap()]);
         std::fs::remove_file(&tar).unwrap();
@@ -67,7 +122,7 @@ fn table() {
             "  microseconds of CPU for each file",
             found.cpu / f64::from(times) / f64::from(files) * 1e6
         );
-        diffs(dir.path(), &boot, files);
+        diffs(dir, &boot, files);
     }
 }
 
@@ -125,6 +180,11 @@ fn measure(args: &[String]) {
     match args[0].as_str() {
         "zstd" => compress(path),
         "create" => build(path),
+        "gunzip" => {
+            let mut plain = flate2::read::GzDecoder::new(File::open(path).unwrap());
+            std::io::copy(&mut plain, &mut std::io::sink()).unwrap();
+        }
+        "reference" => refer(path),
         "check" => (0..args[3].parse().unwrap()).for_each(|_: u32| {
             check::structure(&Image::open(path).unwrap()).unwrap();
         }),
@@ -174,6 +234,20 @@ fn build(path: &Path) {
     let places = if ours { (at("boot"), at("blob")) } else { (elsewhere("boot"), elsewhere("blob")) };
     let input = Input::Tar(Box::new(File::open(path).unwrap()));
     create(input, &Options::default(), places, &Outputs::new(), &|_| {}).unwrap();
+}
+
+/// Makes the image of a layer that stays as it is; its table is left beside it.
+fn refer(path: &Path) {
+    let out = tempfile::tempdir().unwrap();
+    let places = (Place::File(out.path().join("boot")), Place::File(path.with_extension("object")));
+    create_reference(
+        Box::new(File::open(path).unwrap()),
+        &Options::default(),
+        places,
+        &Outputs::new(),
+        &|_| {},
+    )
+    .unwrap();
 }
 
 /// User and system time of this process so far, in steps of 10 ms.
