@@ -50,6 +50,8 @@ impl Image {
         let rafs = Rafs::new(bootstrap, caches.clone());
         let rafs =
             rafs.map_err(|source| DaemonError::Vfs { path: path.to_path_buf(), source: source.into() })?;
+        // As in 2.x, where this is how far a miss reaches.
+        let rafs = if options.config.rafs.batch_size == 0 { rafs.without_readahead() } else { rafs };
         Ok(Self { rafs: Arc::new(rafs), caches })
     }
 }

@@ -39,7 +39,8 @@ impl Mounted {
             Arc::new(BlobCache::open(&cache, blob, reader.clone(), CacheOptions::default()).unwrap())
         };
         let caches = bootstrap.blobs().iter().map(open).collect();
-        let rafs = Arc::new(Rafs::new(bootstrap, caches).unwrap());
+        // Requests are counted here.
+        let rafs = Arc::new(Rafs::new(bootstrap, caches).unwrap().without_readahead());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
         let options = MountOptions { mountpoint: dir.path().join("mnt"), threads: Some(2) };
         match Mount::new(rafs, &options, runtime.handle().clone()) {

@@ -2,9 +2,10 @@
 
 use crate::VfsError;
 use crate::readers::Waiting;
-use blob_cache::{BlobCache, CacheError, Part};
+use blob_cache::{BlobCache, CacheError, Part, Priority};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use rafs_format::Chunk;
 use std::sync::Arc;
 
 /// Chunks of one read that are fetched at the same time. A read of the kernel is at most 1 MiB: one or two chunks of the usual size.
@@ -14,13 +15,19 @@ const AT_ONCE: usize = 16;
 #[derive(Debug)]
 pub struct ColdRead {
     parts: Vec<(Arc<BlobCache>, Part)>,
+    /// What is fetched beside, for the next reads.
+    ahead: Vec<(Arc<BlobCache>, Vec<Chunk>)>,
     /// Until all bytes are there.
     _waiting: Waiting,
 }
 
 impl ColdRead {
-    pub(crate) fn new(parts: Vec<(Arc<BlobCache>, Part)>, waiting: Waiting) -> Self {
-        Self { parts, _waiting: waiting }
+    pub(crate) fn new(
+        parts: Vec<(Arc<BlobCache>, Part)>,
+        ahead: Vec<(Arc<BlobCache>, Vec<Chunk>)>,
+        waiting: Waiting,
+    ) -> Self {
+        Self { parts, ahead, _waiting: waiting }
     }
 
     /// Is there so little to decode and hash that the thread that has it may start with it, before it hands over what must wait?
@@ -31,6 +38,10 @@ impl ColdRead {
 
     /// Fetches what is missing, several chunks at once, and returns all the bytes. Must run inside a tokio runtime.
     pub async fn complete(self) -> Result<Bytes, VfsError> {
+        for (cache, chunks) in self.ahead {
+            // What fails here is told to who reads it.
+            tokio::spawn(async move { cache.fetch_all(&chunks, Priority::Prefetch).await.is_ok() });
+        }
         if let [(cache, part)] = self.parts.as_slice() {
             return Ok(get(cache, part).await?);
         }

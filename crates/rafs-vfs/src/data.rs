@@ -1,7 +1,9 @@
 //! What reading data needs beside the bootstrap: the chunk index, and a view of each blob. Made at the first read of data.
 
+use crate::ahead::Ahead;
 use blob_cache::{BlobCache, BlobView, ChunkTable};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rafs_format::{Bootstrap, Chunk, ChunkIndex, FormatError};
 use std::sync::Arc;
 
@@ -11,6 +13,8 @@ pub(crate) struct Data {
     pub(crate) chunks: Arc<Chunks>,
     /// In the order of the blob table.
     pub(crate) views: Vec<BlobView>,
+    /// Who reads on in each of them. None for a tarfs, whose chunk numbers say nothing.
+    pub(crate) ahead: Vec<Mutex<Ahead>>,
 }
 
 /// All chunks of an image.
@@ -48,6 +52,8 @@ impl Data {
             chunks: Arc::new(OfBlob { chunks: Arc::clone(&chunks), blob }),
         };
         let views = (0..).zip(caches).map(view).collect();
-        Ok(Self { chunks, views })
+        let followed = if bootstrap.is_tarfs() { 0 } else { caches.len() };
+        let ahead = (0..followed).map(|_| Mutex::default()).collect();
+        Ok(Self { chunks, views, ahead })
     }
 }

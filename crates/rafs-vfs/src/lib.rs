@@ -4,6 +4,7 @@
 //! Metadata is answered from the bootstrap in memory, and so is data that the cache holds, on the calling thread. Data that must
 //! be fetched comes back as a [`ColdRead`]: a value to be awaited elsewhere. Only verified bytes reach a result.
 
+mod ahead;
 mod chunk_set;
 mod cold;
 mod data;
@@ -20,7 +21,7 @@ use blob_cache::{BlobCache, BlobView, Part};
 use bytes::Bytes;
 use data::Data;
 use profile::{NotRecorded, Recorder};
-use rafs_format::{Blob, Bootstrap, Digest, FormatError, Inode, SuperFlags};
+use rafs_format::{Blob, Bootstrap, Chunk, Digest, FormatError, Inode, SuperFlags};
 use readers::Readers;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -75,6 +76,7 @@ pub struct Rafs {
     data: OnceLock<Result<Data, FormatError>>,
     recorder: OnceLock<Arc<Recorder>>,
     readers: Arc<Readers>,
+    reads_ahead: bool,
 }
 
 impl Rafs {
@@ -96,9 +98,16 @@ impl Rafs {
             data: OnceLock::new(),
             recorder: OnceLock::new(),
             readers: Arc::default(),
+            reads_ahead: true,
         };
         rafs.directory(rafs.root())?;
         Ok(rafs)
+    }
+
+    /// The same, but nothing is fetched that nobody asked for.
+    pub fn without_readahead(mut self) -> Self {
+        self.reads_ahead = false;
+        self
     }
 
     /// The root directory.
@@ -305,7 +314,23 @@ impl Rafs {
     }
 
     fn cold(&self, parts: &[Part]) -> ColdRead {
+        let ahead = if self.reads_ahead { self.ahead(parts) } else { Vec::new() };
         let parts = parts.iter().filter_map(|part| Some((Arc::clone(self.cache(part)?), *part))).collect();
-        ColdRead::new(parts, self.readers.wait())
+        ColdRead::new(parts, ahead, self.readers.wait())
+    }
+
+    /// What is worth fetching now for who misses `parts`: each blob with chunks of it.
+    fn ahead(&self, parts: &[Part]) -> Vec<(Arc<BlobCache>, Vec<Chunk>)> {
+        let Ok(data) = self.data() else { return Vec::new() };
+        let runs = parts.chunk_by(|a, b| a.chunk.blob == b.chunk.blob);
+        let of_run = |run: &[Part]| {
+            let numbers = run.iter().map(|part| part.chunk.index);
+            let (first, last) = (numbers.clone().min()?, numbers.max()?);
+            let blob = run.first()?.chunk.blob as usize;
+            let (view, ahead) = (data.views.get(blob)?, data.ahead.get(blob)?);
+            let chunks = ahead.lock().missed(first, last, &*view.chunks);
+            (!chunks.is_empty()).then(|| (Arc::clone(&view.cache), chunks))
+        };
+        runs.filter_map(of_run).collect()
     }
 }
